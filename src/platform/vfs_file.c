@@ -1,0 +1,136 @@
+/*
+ * vfs_file.c - files of the real system: exact reads and writes at an offset, and the sync that fails for good.
+ *
+ * Reads are pread and not a mapping: a file that is cut under a mapping kills the host process, a short pread is an
+ * error like any other. fdatasync is enough for a file: it flushes the size and the extents that are needed to read
+ * the data back, and leaves out only the times. N1 and N2 are in vfs_posix.h.
+ */
+#include "platform/vfs_posix.h"
+
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct vfs_file {
+    const struct mem *mem;
+    int fd;
+    struct posix_sync sync;
+    char name[];
+};
+
+/* off_t is signed: an offset beyond it can come from a damaged file and must not wrap to a negative one. */
+static bool file_range_fits(uint64_t offset, uint64_t n) {
+    return offset <= (uint64_t)INT64_MAX && n <= (uint64_t)INT64_MAX - offset;
+}
+
+int posix_write_all(int fd, uint64_t offset, const void *data, size_t n) {
+    const uint8_t *from = data;
+    while (n > 0) {
+        ssize_t put = pwrite(fd, from, n, (off_t)offset);
+        if (put < 0 && errno != EINTR) {
+            return errno;
+        }
+        if (put == 0) {
+            return EIO; /* no progress and no reason given: do not spin on it */
+        }
+        if (put > 0) {
+            from += put;
+            offset += (uint64_t)put;
+            n -= (size_t)put;
+        }
+    }
+    return 0;
+}
+
+int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err) {
+    /* acquire; pairs with the release below: whoever sees the failure does not ask the kernel again. */
+    int failed = atomic_load_explicit(&sync->failed_errno, memory_order_acquire);
+    if (failed == 0 && fdatasync(fd) != 0) {
+        failed = errno;
+        /* release; pairs with the acquire above. */
+        atomic_store_explicit(&sync->failed_errno, failed, memory_order_release);
+    }
+    return failed == 0 ? 0 : error_system(err, failed, "fdatasync", name);
+}
+
+int posix_file_open(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,
+                    struct vfs_file **ret_file, struct pleat_error *err) {
+    size_t name_bytes = strlen(name) + 1;
+    struct vfs_file *file = mem_alloc(dir->mem, sizeof *file + name_bytes);
+    if (file == NULL) {
+        return error_no_memory(err, "file handle", sizeof *file + name_bytes);
+    }
+    file->mem = dir->mem;
+    atomic_init(&file->sync.failed_errno, 0);
+    memcpy(file->name, name, name_bytes);
+    int flags = how == VFS_FILE_READ ? O_RDONLY : O_RDWR | O_CREAT | O_EXCL;
+    int rc = posix_open_at(dir, name, flags, mode, &file->fd, err);
+    if (rc < 0) {
+        mem_free(dir->mem, file);
+        return rc;
+    }
+    *ret_file = file;
+    return 0;
+}
+
+void posix_file_close(struct vfs_file *file) {
+    if (file == NULL) {
+        return;
+    }
+    (void)close(file->fd); /* what matters was synced; a late error has nobody to tell */
+    mem_free(file->mem, file);
+}
+
+int posix_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    uint8_t *to = buffer;
+    size_t done = 0;
+    bool fits = file_range_fits(offset, n);
+    while (fits && done < n) {
+        ssize_t got = pread(file->fd, to + done, n - done, (off_t)(offset + done));
+        if (got < 0 && errno != EINTR) {
+            return error_system(err, errno, "read", file->name);
+        }
+        if (got == 0) {
+            break;
+        }
+        done += got > 0 ? (size_t)got : 0;
+    }
+    if (done < n) {
+        return error_set(err, PLEAT_ERR_CORRUPT, 0,
+                         "%s: cut short: %zu bytes expected at offset %llu, %zu bytes found", file->name, n,
+                         (unsigned long long)offset, done);
+    }
+    return 0;
+}
+
+int posix_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {
+    if (!file_range_fits(offset, n)) {
+        return error_set(err, PLEAT_ERR_INVALID, EFBIG, "%s: write of %zu bytes at offset %llu is past any file's end",
+                         file->name, n, (unsigned long long)offset);
+    }
+    int os_errno = posix_write_all(file->fd, offset, data, n);
+    return os_errno == 0 ? 0 : error_system(err, os_errno, "write", file->name);
+}
+
+int posix_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err) {
+    struct stat status;
+    if (fstat(file->fd, &status) != 0) {
+        return error_system(err, errno, "fstat", file->name);
+    }
+    *ret_bytes = (uint64_t)status.st_size;
+    return 0;
+}
+
+int posix_file_sync(struct vfs_file *file, struct pleat_error *err) {
+    return posix_sync_data(&file->sync, file->fd, file->name, err);
+}
+
+void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
+    if (n > 0 && file_range_fits(offset, n)) {
+        (void)posix_fadvise(file->fd, (off_t)offset, (off_t)n, POSIX_FADV_WILLNEED);
+    }
+}

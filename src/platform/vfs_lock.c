@@ -1,0 +1,157 @@
+/*
+ * vfs_lock.c - the lock of a store: flock on a file of the directory, with the holder's pid in it as text.
+ *
+ * Why flock and not fcntl: a record lock belongs to the process, so a second open in the same process is let through,
+ * and closing any descriptor of the file drops it. An flock belongs to the open file description. It refuses every
+ * second open, and it goes when the process ends, however it ends; a file left behind locks nothing.
+ *
+ *   K1  The pid is written after the lock is held and cleared before it is given up. It is only for messages: a full
+ *       disk that keeps it from being written does not keep the store from being opened.
+ *   K2  A lock counts only while its file is the one of that name: a file that was replaced between open and flock
+ *       would leave two holders of "the same" lock.
+ *   K3  A forked child shares the description. Releasing in the child closes the copy and leaves the parent's lock;
+ *       releasing in the parent unlocks for both.
+ */
+#include "platform/vfs_posix.h"
+
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct vfs_lock {
+    const struct mem *mem;
+    int fd;
+    bool shared;
+    pid_t owner;
+};
+
+enum { LOCK_TEXT_BYTES = 12, LOCK_ATTEMPTS = 64 };
+
+/* The pid in the file; 0 when there is none that is alive, for a holder that died leaves its pid to shared holders. */
+static int64_t lock_read_holder(int fd) {
+    char text[LOCK_TEXT_BYTES];
+    ssize_t got = pread(fd, text, sizeof text, 0);
+    int64_t pid = 0;
+    for (ssize_t i = 0; i < got && text[i] >= '0' && text[i] <= '9'; i++) {
+        pid = pid * 10 + (text[i] - '0');
+    }
+    if (pid <= 0 || pid > INT32_MAX || (kill((pid_t)pid, 0) != 0 && errno == ESRCH)) {
+        return 0;
+    }
+    return pid;
+}
+
+/* K1. One write of a fixed width replaces an older and longer pid whole. */
+static void lock_write_holder(int fd, pid_t pid) {
+    char text[LOCK_TEXT_BYTES + 1];
+    (void)snprintf(text, sizeof text, "%-11ld\n", (long)pid);
+    if (posix_write_all(fd, 0, text, LOCK_TEXT_BYTES) != 0) {
+        (void)!ftruncate(fd, 0); /* rather none than that of an earlier holder */
+    }
+}
+
+/* K2: whether the descriptor is still the file of that name. */
+static int lock_is_current(const struct vfs_dir *dir, const char *name, int fd, struct pleat_error *err) {
+    struct stat held;
+    struct stat named;
+    if (fstat(fd, &held) != 0) {
+        return error_system(err, errno, "fstat", name);
+    }
+    if (fstatat(dir->fd, name, &named, AT_SYMLINK_NOFOLLOW) != 0) {
+        return errno == ENOENT ? 1 : error_system(err, errno, "fstat", name);
+    }
+    return held.st_dev == named.st_dev && held.st_ino == named.st_ino ? 0 : 1;
+}
+
+static int lock_busy(const char *name, int fd, int64_t *ret_holder_pid, struct pleat_error *err) {
+    int64_t holder = lock_read_holder(fd);
+    if (ret_holder_pid != NULL) {
+        *ret_holder_pid = holder;
+    }
+    if (holder == 0) {
+        return error_set(err, PLEAT_ERR_BUSY, EWOULDBLOCK, "%s: held by another handle or process (pid not known)",
+                         name);
+    }
+    return error_set(err, PLEAT_ERR_BUSY, EWOULDBLOCK, "%s: held by process %lld%s", name, (long long)holder,
+                     holder == (int64_t)getpid() ? " (this one)" : "");
+}
+
+/* One attempt: 0 with *ret_fd held, 1 when the file was replaced meanwhile, or an error. */
+static int lock_attempt(const struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, int *ret_fd,
+                        int64_t *ret_holder_pid, struct pleat_error *err) {
+    int fd;
+    int rc = posix_open_at(dir, name, shared ? O_RDONLY : O_RDWR | O_CREAT, mode, &fd, err);
+    if (rc < 0) {
+        return rc;
+    }
+    int locked;
+    do {
+        locked = flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB);
+    } while (locked != 0 && errno == EINTR);
+    if (locked != 0) {
+        rc = errno == EWOULDBLOCK ? lock_busy(name, fd, ret_holder_pid, err) : error_system(err, errno, "flock", name);
+    } else {
+        rc = lock_is_current(dir, name, fd, err);
+    }
+    if (rc != 0) {
+        (void)close(fd);
+        return rc;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+int posix_dir_lock(struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, struct vfs_lock **ret_lock,
+                   int64_t *ret_holder_pid, struct pleat_error *err) {
+    if (ret_holder_pid != NULL) {
+        *ret_holder_pid = 0;
+    }
+    struct vfs_lock *lock = mem_alloc(dir->mem, sizeof *lock);
+    if (lock == NULL) {
+        return error_no_memory(err, "lock handle", sizeof *lock);
+    }
+    struct pleat_error cause = {0}; /* of its own, because a missing file is no failure of a shared lock */
+    int rc = 1;
+    for (int attempt = 0; rc > 0 && attempt < LOCK_ATTEMPTS; attempt++) {
+        rc = lock_attempt(dir, name, shared, mode, &lock->fd, ret_holder_pid, &cause);
+    }
+    if (rc == 0) {
+        lock->mem = dir->mem;
+        lock->shared = shared;
+        lock->owner = getpid();
+        if (!shared) {
+            lock_write_holder(lock->fd, lock->owner);
+        }
+        *ret_lock = lock;
+        return 0;
+    }
+    mem_free(dir->mem, lock);
+    if (rc > 0) {
+        return error_set(err, PLEAT_ERR_BUSY, 0, "%s: replaced %d times while being locked", name, LOCK_ATTEMPTS);
+    }
+    if (shared && rc == PLEAT_ERR_NOT_FOUND) {
+        *ret_lock = NULL;
+        return 0;
+    }
+    return error_set(err, rc, cause.os_errno, "%s", cause.message);
+}
+
+void posix_lock_release(struct vfs_lock *lock) {
+    if (lock == NULL) {
+        return;
+    }
+    if (lock->owner == getpid()) { /* K3 */
+        if (!lock->shared) {
+            (void)!ftruncate(lock->fd, 0);
+        }
+        (void)flock(lock->fd, LOCK_UN);
+    }
+    (void)close(lock->fd);
+    mem_free(lock->mem, lock);
+}

@@ -1,0 +1,181 @@
+/*
+ * vfs_log.c - the storage of log segments: a shared mapping where that is sound, private memory and pwrite elsewhere.
+ *
+ * A store into a shared file mapping survives the death of the process exactly as a written page does, at a twentieth
+ * of the price of a write. It is sound only when the page's block exists: a store to a hole of a full disk is SIGBUS,
+ * which kills the host. Hence the blocks are reserved first, so that a full disk is an error of log_create, and the
+ * mapping is used only on file systems known to keep to the reservation (ext2/3/4, xfs, tmpfs). Those that copy on
+ * write may need a new block for every store, and network file systems promise nothing: they get the other kind.
+ *
+ *     mapped     base = the file's pages             publish: a fence              sync: fdatasync
+ *     by write   base = private memory, zeroed       publish: pwrite of the range  sync: fdatasync
+ *
+ *   L1  fdatasync writes the dirty pages of the mapping too: they are the pages of the file.
+ *   L2  The size and the reserved blocks need no sync of their own: the first log_sync flushes what is needed to read
+ *       the data back, and the name is the caller's dir_sync. A segment lost before that held nothing durable.
+ *   L3  A log that could not be made leaves no file.
+ */
+#include "platform/vfs_posix.h"
+
+#include "base/assert.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
+
+enum { LOG_RESERVE_STEP_MIN = 1 << 20 };
+
+struct posix_log {
+    struct vfs_log log; /* first: what the caller holds */
+    const struct mem *mem;
+    int fd;
+    bool mapped;
+    struct posix_sync sync;
+    _Atomic uint64_t prepared; /* pages below are populated, or being populated by someone */
+    char name[];
+};
+
+static struct posix_log *posix_log_of(struct vfs_log *log) {
+    return (struct posix_log *)log;
+}
+
+/* 0, or an errno. On tmpfs a signal ends the call and undoes it; smaller steps let a process with a fast timer get
+ * through all the same. */
+static int log_reserve(int fd, uint64_t bytes) {
+    uint64_t step = bytes;
+    for (uint64_t at = 0; at < bytes;) {
+        uint64_t n = bytes - at < step ? bytes - at : step;
+        if (fallocate(fd, 0, (off_t)at, (off_t)n) == 0) {
+            at += n;
+        } else if (errno != EINTR) {
+            return errno;
+        } else if (step > LOG_RESERVE_STEP_MIN) {
+            step /= 2;
+        }
+    }
+    return 0;
+}
+
+static bool log_may_map(int fd) {
+    struct statfs status;
+    if (fstatfs(fd, &status) != 0) {
+        return false;
+    }
+    /* The field is signed on some systems and xfs's number has 31 bits; compare as the 32 bits that it is. */
+    uint32_t magic = (uint32_t)status.f_type;
+    return magic == (uint32_t)EXT4_SUPER_MAGIC || magic == (uint32_t)XFS_SUPER_MAGIC || magic == (uint32_t)TMPFS_MAGIC;
+}
+
+/* Gives the open file its size, its blocks and `base`. */
+static int log_attach(struct posix_log *log, uint64_t bytes, bool by_write, struct pleat_error *err) {
+    int os_errno = log_reserve(log->fd, bytes);
+    bool reserved = os_errno == 0;
+    if (os_errno == EOPNOTSUPP || os_errno == ENOSYS) {
+        /* No reservation here: the log has its size, is written, and a full disk is an error of log_publish. */
+        os_errno = ftruncate(log->fd, (off_t)bytes) == 0 ? 0 : errno;
+    }
+    if (os_errno != 0) {
+        return error_system(err, os_errno, "reserve", log->name);
+    }
+    if (!by_write && reserved && log_may_map(log->fd)) {
+        void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, log->fd, 0);
+        if (base != MAP_FAILED) {
+            log->log.base = base;
+            log->mapped = true;
+            return 0;
+        }
+    }
+    log->log.base = mem_map(log->mem, (size_t)bytes, false);
+    return log->log.base != NULL ? 0 : error_no_memory(err, "log segment", bytes);
+}
+
+int posix_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
+                     struct vfs_log **ret_log, struct pleat_error *err) {
+    if (bytes == 0 || bytes > (uint64_t)INT64_MAX || bytes > SIZE_MAX) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a log segment of %llu bytes", name, (unsigned long long)bytes);
+    }
+    size_t name_bytes = strlen(name) + 1;
+    struct posix_log *log = mem_zalloc(dir->mem, 1, sizeof *log + name_bytes);
+    if (log == NULL) {
+        return error_no_memory(err, "log handle", sizeof *log + name_bytes);
+    }
+    log->log.vfs = &vfs_posix;
+    log->log.bytes = (size_t)bytes;
+    log->mem = dir->mem;
+    memcpy(log->name, name, name_bytes);
+    int rc = posix_open_at(dir, name, O_RDWR | O_CREAT | O_EXCL, mode, &log->fd, err);
+    if (rc < 0) {
+        mem_free(dir->mem, log);
+        return rc;
+    }
+    rc = log_attach(log, bytes, by_write, err);
+    if (rc < 0) {
+        (void)unlinkat(dir->fd, name, 0); /* L3 */
+        (void)close(log->fd);
+        mem_free(dir->mem, log);
+        return rc;
+    }
+    *ret_log = &log->log;
+    return 0;
+}
+
+int posix_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err) {
+    struct posix_log *log = posix_log_of(vfs_log);
+    ASSERT(offset <= vfs_log->bytes && n <= vfs_log->bytes - offset);
+    if (log->mapped) {
+        /* release; pairs with nothing in memory: it keeps the compiler from moving the stores behind the moment from
+         * which the caller relies on them, and a killed process loses no store that it has made. */
+        atomic_thread_fence(memory_order_release);
+        return 0;
+    }
+    int os_errno = posix_write_all(log->fd, offset, vfs_log->base + offset, n);
+    return os_errno == 0 ? 0 : error_system(err, os_errno, "write", log->name);
+}
+
+int posix_log_sync(struct vfs_log *vfs_log, struct pleat_error *err) {
+    struct posix_log *log = posix_log_of(vfs_log);
+    return posix_sync_data(&log->sync, log->fd, log->name, err);
+}
+
+void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
+    struct posix_log *log = posix_log_of(vfs_log);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t end = offset < vfs_log->bytes ? offset : vfs_log->bytes;
+    end = (end + page - 1) / page * page; /* the last page is there whole, also when the segment ends within it */
+    /* relaxed, here and below; pairs with nothing: the number only shares out the advice, and pages that two callers
+     * populate, or none, are still right. */
+    uint64_t from = atomic_load_explicit(&log->prepared, memory_order_relaxed);
+    while (from < end) {
+        if (atomic_compare_exchange_weak_explicit(&log->prepared, &from, end, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
+            (void)madvise(vfs_log->base + from, (size_t)(end - from), MADV_POPULATE_WRITE);
+            break;
+        }
+    }
+}
+
+void posix_log_close(struct vfs_log *vfs_log) {
+    if (vfs_log == NULL) {
+        return;
+    }
+    struct posix_log *log = posix_log_of(vfs_log);
+    if (log->mapped) {
+        (void)munmap(vfs_log->base, vfs_log->bytes);
+    } else {
+        mem_unmap(log->mem, vfs_log->base, vfs_log->bytes);
+    }
+    (void)close(log->fd);
+    mem_free(log->mem, log);
+}

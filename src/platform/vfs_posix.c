@@ -1,0 +1,254 @@
+/*
+ * vfs_posix.c - the real system behind vfs.h: directories, clock, randomness, and the table of functions.
+ *
+ * A directory is one descriptor; its path is used once, to open it, so that renaming or remounting an ancestor later
+ * cannot split a store over two places. The parent is reached through ".." of that descriptor: it is then the parent of
+ * the directory itself also when the path ends in a slash, a dot or a link.
+ *
+ *   D1  VFS_DIR_CREATE syncs the parent even when the directory was there: whoever made it may have died before its
+ *       own sync, and everything durable in the directory hangs on that one name.
+ *   D2  dir_list reads through a descriptor of its own, so lists may run side by side; it allocates nothing.
+ */
+#include "platform/vfs_posix.h"
+
+#include "base/error.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h> /* renameat is declared there; nothing here prints */
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+int posix_name_verify(const char *name, struct pleat_error *err) {
+    size_t length = strlen(name);
+    if (length == 0 || length > VFS_NAME_BYTES_MAX || strchr(name, '/') != NULL || strcmp(name, ".") == 0 ||
+        strcmp(name, "..") == 0) {
+        return error_set(err, PLEAT_ERR_INVALID, EINVAL, "not a plain file name (%zu bytes, limit %d): '%.64s'", length,
+                         VFS_NAME_BYTES_MAX, name);
+    }
+    return 0;
+}
+
+int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32_t mode, int *ret_fd,
+                  struct pleat_error *err) {
+    int rc = posix_name_verify(name, err);
+    if (rc < 0) {
+        return rc;
+    }
+    int fd;
+    do {
+        /* O_NONBLOCK means nothing to a regular file and keeps the open of a pipe from waiting for its other end. */
+        fd = openat(dir->fd, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, (mode_t)(mode & 07777));
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0 && errno == ELOOP) {
+        return error_set(err, PLEAT_ERR_INVALID, ELOOP, "%s: is a symbolic link, which a store never follows", name);
+    }
+    if (fd < 0 && (errno == EISDIR || errno == ENXIO)) {
+        return error_set(err, PLEAT_ERR_INVALID, errno, "%s: is not a regular file", name);
+    }
+    if (fd < 0) {
+        return error_system(err, errno, (flags & O_CREAT) != 0 ? "create" : "open", name);
+    }
+    struct stat status;
+    if (fstat(fd, &status) != 0) {
+        rc = error_system(err, errno, "fstat", name);
+    } else if (!S_ISREG(status.st_mode)) {
+        rc = error_set(err, PLEAT_ERR_INVALID, 0, "%s: is not a regular file", name);
+    }
+    if (rc < 0) {
+        (void)close(fd);
+        return rc;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+/* ---- directories ------------------------------------------------------------------------------------------------ */
+
+static int dir_open_fd(const char *path, int *ret_fd) {
+    int fd;
+    do {
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    *ret_fd = fd;
+    return fd < 0 ? errno : 0;
+}
+
+static int dir_open_error(struct pleat_error *err, int os_errno, const char *operation, const char *path) {
+    switch (os_errno) {
+    case ENOTDIR:
+        return error_set(err, PLEAT_ERR_INVALID, os_errno, "%s: is a file or lies below one, not a directory", path);
+    case ENAMETOOLONG:
+    case ELOOP:
+        return error_set(err, PLEAT_ERR_INVALID, os_errno, "%s: no usable path (errno %d)", path, os_errno);
+    default:
+        return error_system(err, os_errno, operation, path);
+    }
+}
+
+/* D1. A directory that was there may lie below one that this user may pass through but not open; nothing can be
+ * synced then, and whoever made it had the right to. */
+static int dir_sync_parent(const struct vfs_dir *dir, bool created, struct pleat_error *err) {
+    int fd = openat(dir->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return created || errno != EACCES ? error_system(err, errno, "open parent", dir->path) : 0;
+    }
+    int rc = fsync(fd) == 0 ? 0 : error_system(err, errno, "fsync parent", dir->path);
+    (void)close(fd);
+    return rc;
+}
+
+static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const char *path, enum vfs_dir_mode how,
+                          uint32_t mode, struct vfs_dir **ret_dir, struct pleat_error *err) {
+    (void)vfs;
+    size_t path_bytes = strlen(path) + 1;
+    struct vfs_dir *dir = mem_alloc(mem, sizeof *dir + path_bytes);
+    if (dir == NULL) {
+        return error_no_memory(err, "directory handle", sizeof *dir + path_bytes);
+    }
+    dir->mem = mem;
+    memcpy(dir->path, path, path_bytes);
+
+    bool created = false;
+    int os_errno = dir_open_fd(path, &dir->fd);
+    if (os_errno == ENOENT && how == VFS_DIR_CREATE) {
+        /* A directory is used by passing through it: whoever may read it also gets x. */
+        uint32_t dir_mode = (mode & 0777) | ((mode & 0444) >> 2);
+        if (mkdir(path, (mode_t)dir_mode) == 0) {
+            created = true;
+        } else if (errno != EEXIST) {
+            int rc = dir_open_error(err, errno, "mkdir", path);
+            mem_free(mem, dir);
+            return rc;
+        }
+        os_errno = dir_open_fd(path, &dir->fd);
+    }
+    if (os_errno != 0) {
+        int rc = dir_open_error(err, os_errno, "open directory", path);
+        mem_free(mem, dir);
+        return rc;
+    }
+    int rc = how == VFS_DIR_CREATE ? dir_sync_parent(dir, created, err) : 0;
+    if (rc < 0) {
+        (void)close(dir->fd);
+        mem_free(mem, dir);
+        return rc;
+    }
+    *ret_dir = dir;
+    return 0;
+}
+
+static void posix_dir_close(struct vfs_dir *dir) {
+    if (dir == NULL) {
+        return;
+    }
+    (void)close(dir->fd);
+    mem_free(dir->mem, dir);
+}
+
+static int posix_dir_sync(struct vfs_dir *dir, struct pleat_error *err) {
+    return fsync(dir->fd) == 0 ? 0 : error_system(err, errno, "fsync directory", dir->path);
+}
+
+static int posix_dir_list(struct vfs_dir *dir, int (*callback)(void *context, const char *name), void *context,
+                          struct pleat_error *err) {
+    int fd;
+    do {
+        fd = openat(dir->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0) {
+        return error_system(err, errno, "open directory", dir->path);
+    }
+    int rc = 0;
+    while (rc == 0) {
+        _Alignas(struct dirent64) char buffer[8192];
+        ssize_t got = getdents64(fd, buffer, sizeof buffer);
+        if (got < 0) {
+            rc = error_system(err, errno, "list directory", dir->path);
+        }
+        if (got <= 0) {
+            break;
+        }
+        for (ssize_t at = 0; at < got && rc == 0;) {
+            const struct dirent64 *entry = (const void *)(buffer + at);
+            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+                rc = callback(context, entry->d_name);
+            }
+            at += entry->d_reclen;
+        }
+    }
+    (void)close(fd);
+    return rc;
+}
+
+static int posix_dir_rename(struct vfs_dir *dir, const char *from, const char *to, struct pleat_error *err) {
+    int rc = posix_name_verify(from, err);
+    rc = rc < 0 ? rc : posix_name_verify(to, err);
+    if (rc < 0) {
+        return rc;
+    }
+    return renameat(dir->fd, from, dir->fd, to) == 0 ? 0 : error_system(err, errno, "rename", from);
+}
+
+static int posix_dir_unlink(struct vfs_dir *dir, const char *name, struct pleat_error *err) {
+    int rc = posix_name_verify(name, err);
+    if (rc < 0) {
+        return rc;
+    }
+    return unlinkat(dir->fd, name, 0) == 0 ? 0 : error_system(err, errno, "unlink", name);
+}
+
+/* ---- clock and randomness --------------------------------------------------------------------------------------- */
+
+static uint64_t posix_now_ns(const struct vfs *vfs) {
+    (void)vfs;
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int posix_random(const struct vfs *vfs, void *buffer, size_t n, struct pleat_error *err) {
+    (void)vfs;
+    uint8_t *to = buffer;
+    while (n > 0) {
+        ssize_t got = getrandom(to, n, 0);
+        if (got < 0 && errno != EINTR) {
+            return error_system(err, errno, "getrandom", "random bytes");
+        }
+        if (got > 0) {
+            to += got;
+            n -= (size_t)got;
+        }
+    }
+    return 0;
+}
+
+const struct vfs vfs_posix = {
+    .dir_open = posix_dir_open,
+    .dir_close = posix_dir_close,
+    .dir_sync = posix_dir_sync,
+    .dir_list = posix_dir_list,
+    .dir_rename = posix_dir_rename,
+    .dir_unlink = posix_dir_unlink,
+    .dir_lock = posix_dir_lock,
+    .lock_release = posix_lock_release,
+    .file_open = posix_file_open,
+    .file_close = posix_file_close,
+    .file_read = posix_file_read,
+    .file_write = posix_file_write,
+    .file_size = posix_file_size,
+    .file_sync = posix_file_sync,
+    .file_will_read = posix_file_will_read,
+    .log_create = posix_log_create,
+    .log_publish = posix_log_publish,
+    .log_sync = posix_log_sync,
+    .log_prepare = posix_log_prepare,
+    .log_close = posix_log_close,
+    .now_ns = posix_now_ns,
+    .random = posix_random,
+    .context = NULL,
+};
