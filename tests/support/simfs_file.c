@@ -1,0 +1,313 @@
+/* simfs_file.c - files and logs of the simulated disk: rules in simfs.h. */
+#include "support/simfs_internal.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct vfs_file {
+    struct simfs *fs;
+    const struct mem *mem;
+    struct sim_inode *inode;
+    bool writable;
+    bool sync_failed;
+    char name[VFS_NAME_BYTES_MAX + 1];
+};
+
+/* ---- files ------------------------------------------------------------------------------------------------------ */
+
+static int file_open_locked(struct vfs_dir *dir, const char *name, bool creates, struct sim_inode **ret_inode,
+                            struct pleat_error *err) {
+    struct simfs *fs = dir->fs;
+    int rc = sim_begin(fs, creates ? SIMFS_FILE_CREATE : SIMFS_FILE_OPEN, creates, name, NULL, err);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct sim_entry *entry = names_find(&dir->dir->live_names, name);
+    if (creates && entry != NULL) {
+        return error_system(err, EEXIST, "create", name);
+    }
+    if (!creates && entry == NULL) {
+        return error_system(err, ENOENT, "open", name);
+    }
+    *ret_inode = creates ? inode_new(fs) : entry->inode;
+    if (creates) {
+        dir_name_op(fs, dir->dir, SIM_CREATE, name, "", *ret_inode);
+    }
+    return 0;
+}
+
+int sim_file_open(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,
+                  struct vfs_file **ret_file, struct pleat_error *err) {
+    (void)mode;
+    struct simfs *fs = dir->fs;
+    int rc = sim_name_verify(name, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct vfs_file *file = mem_zalloc(dir->mem, 1, sizeof *file);
+    if (file == NULL) {
+        return error_no_memory(err, "file handle", sizeof *file);
+    }
+    sim_lock(fs);
+    file->fs = fs;
+    file->mem = dir->mem;
+    file->writable = how == VFS_FILE_CREATE_NEW;
+    strncpy(file->name, name, VFS_NAME_BYTES_MAX);
+    rc = file_open_locked(dir, name, file->writable, &file->inode, err);
+    if (rc < 0) {
+        mem_free(dir->mem, file);
+        return sim_end(fs, rc);
+    }
+    file->inode->handles++;
+    fs->open_handles++;
+    *ret_file = file;
+    return sim_end(fs, 0);
+}
+
+void sim_file_close(struct vfs_file *file) {
+    if (file != NULL) {
+        sim_lock(file->fs);
+        file->inode->handles--;
+        file->fs->open_handles--;
+        sim_unlock(file->fs);
+        mem_free(file->mem, file);
+    }
+}
+
+int sim_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    struct simfs *fs = file->fs;
+    sim_lock(fs);
+    int rc = sim_begin(fs, SIMFS_FILE_READ, false, file->name, NULL, err);
+    if (rc < 0) {
+        return sim_end(fs, rc);
+    }
+    uint64_t size = file->inode->live.size;
+    uint64_t there = offset < size ? size - offset : 0;
+    if (there < n) {
+        rc = error_set(err, PLEAT_ERR_CORRUPT, 0, "%s: cut short: %zu bytes expected at offset %llu, %llu bytes found",
+                       file->name, n, (unsigned long long)offset, (unsigned long long)there);
+        return sim_end(fs, rc);
+    }
+    bytes_read(&file->inode->live, offset, buffer, n);
+    return sim_end(fs, 0);
+}
+
+/* How many of the n bytes the quota lets in. */
+static size_t write_room(struct simfs *fs, const struct sim_inode *inode, uint64_t offset, size_t n) {
+    if (fs->quota == UINT64_MAX || offset + n <= inode->live.size) {
+        return n;
+    }
+    uint64_t used = sim_used_locked(fs);
+    uint64_t end = inode->live.size + (fs->quota > used ? fs->quota - used : 0);
+    if (end >= offset + n) {
+        return n;
+    }
+    return end > offset ? (size_t)(end - offset) : 0;
+}
+
+static void write_keep_flight(struct simfs *fs, struct sim_inode *inode, uint64_t offset, const void *data, size_t n) {
+    uint64_t size = offset + n > inode->live.size ? offset + n : inode->live.size;
+    fs->flight_inode = inode;
+    fs->flight = (struct sim_write){fs->sequence + 1, offset, size, n, sim_alloc(n)};
+    memcpy(fs->flight.data, data, n);
+}
+
+/* file_write, and log_publish of a log that is written. */
+static int write_locked(struct simfs *fs, unsigned call, struct sim_inode *inode, const char *name, uint64_t offset,
+                        const void *data, size_t n, struct pleat_error *err) {
+    bool half = false;
+    bool was_dead = fs->dead;
+    int rc = sim_begin(fs, call, true, name, &half, err);
+    size_t written = 0;
+    if (rc < 0) {
+        if (fs->dead && !was_dead) {
+            write_keep_flight(fs, inode, offset, data, n); /* S4 */
+        }
+        written = half ? n / 2 : 0;
+    } else {
+        written = write_room(fs, inode, offset, n);
+        if (written < n) {
+            fs->faults_fired++;
+            rc = error_system(err, ENOSPC, "write", name);
+        }
+    }
+    if (written > 0) {
+        uint64_t end = offset + written;
+        inode_write(fs, inode, offset, data, written, end > inode->live.size ? end : inode->live.size);
+    }
+    return rc;
+}
+
+int sim_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {
+    if (!file->writable) {
+        return error_system(err, EBADF, "write", file->name);
+    }
+    if (offset > (uint64_t)INT64_MAX || n > (uint64_t)INT64_MAX - offset) {
+        return error_set(err, PLEAT_ERR_INVALID, EFBIG, "%s: write of %zu bytes at offset %llu is past any file's end",
+                         file->name, n, (unsigned long long)offset);
+    }
+    if (n == 0) {
+        return 0;
+    }
+    sim_lock(file->fs);
+    return sim_end(file->fs,
+                   write_locked(file->fs, SIMFS_FILE_WRITE, file->inode, file->name, offset, data, n, err));
+}
+
+int sim_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err) {
+    sim_lock(file->fs);
+    int rc = sim_begin(file->fs, SIMFS_FILE_SIZE, false, file->name, NULL, err);
+    if (rc == 0) {
+        *ret_bytes = file->inode->live.size;
+    }
+    return sim_end(file->fs, rc);
+}
+
+/* file_sync and log_sync. *failed is the handle's. */
+static int sync_locked(struct simfs *fs, unsigned call, struct sim_inode *inode, const char *name, bool *failed,
+                       struct pleat_error *err) {
+    if (*failed) {
+        fs->sync_retries++;
+        return error_system(err, EIO, "sync", name);
+    }
+    bool half = false;
+    int rc = sim_begin(fs, call, true, name, &half, err);
+    if (rc == 0) {
+        inode_settle(inode, inode->write_count);
+    } else if (!fs->dead) { /* S5 */
+        *failed = true;
+        inode_settle(inode, half ? inode->write_count / 2 : 0);
+        inode_forget_writes(inode);
+    }
+    return rc;
+}
+
+int sim_file_sync(struct vfs_file *file, struct pleat_error *err) {
+    sim_lock(file->fs);
+    return sim_end(file->fs,
+                   sync_locked(file->fs, SIMFS_FILE_SYNC, file->inode, file->name, &file->sync_failed, err));
+}
+
+void sim_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
+    (void)file;
+    (void)offset;
+    (void)n;
+}
+
+/* ---- the log ---------------------------------------------------------------------------------------------------- */
+
+static int log_create_locked(struct vfs_dir *dir, struct sim_log *log, struct pleat_error *err) {
+    struct simfs *fs = dir->fs;
+    int rc = sim_begin(fs, SIMFS_LOG_CREATE, true, log->name, NULL, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (names_find(&dir->dir->live_names, log->name) != NULL) {
+        return error_system(err, EEXIST, "create", log->name);
+    }
+    uint64_t used = fs->quota == UINT64_MAX ? 0 : sim_used_locked(fs);
+    if (used > fs->quota || log->log.bytes > fs->quota - used) {
+        fs->faults_fired++;
+        return error_system(err, ENOSPC, "reserve", log->name);
+    }
+    log->inode = inode_new(fs);
+    log->inode->mapped = !log->by_write;
+    dir_name_op(fs, dir->dir, SIM_CREATE, log->name, "", log->inode);
+    inode_write(fs, log->inode, 0, NULL, 0, log->log.bytes);
+    return 0;
+}
+
+int sim_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
+                   struct vfs_log **ret_log, struct pleat_error *err) {
+    (void)mode;
+    struct simfs *fs = dir->fs;
+    int rc = sim_name_verify(name, err);
+    if (rc == 0 && (bytes == 0 || bytes > (uint64_t)INT64_MAX)) {
+        rc = error_set(err, PLEAT_ERR_INVALID, 0, "%s: a log segment of %llu bytes", name, (unsigned long long)bytes);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    struct sim_log *log = mem_zalloc(dir->mem, 1, sizeof *log);
+    void *base = log != NULL ? mem_map(dir->mem, (size_t)bytes, false) : NULL;
+    if (base == NULL) {
+        mem_free(dir->mem, log);
+        return error_no_memory(err, "log segment", bytes);
+    }
+    sim_lock(fs);
+    log->log = (struct vfs_log){.vfs = &fs->vfs, .base = base, .bytes = (size_t)bytes};
+    log->fs = fs;
+    log->mem = dir->mem;
+    log->by_write = by_write;
+    strncpy(log->name, name, VFS_NAME_BYTES_MAX);
+    rc = log_create_locked(dir, log, err);
+    if (rc < 0) {
+        mem_unmap(dir->mem, base, (size_t)bytes);
+        mem_free(dir->mem, log);
+        return sim_end(fs, rc);
+    }
+    log->next = fs->logs;
+    fs->logs = log;
+    log->inode->handles++;
+    fs->open_handles++;
+    *ret_log = &log->log;
+    return sim_end(fs, 0);
+}
+
+int sim_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err) {
+    struct sim_log *log = (struct sim_log *)vfs_log;
+    struct simfs *fs = log->fs;
+    if (offset > vfs_log->bytes || n > vfs_log->bytes - offset) {
+        abort(); /* an assertion on the real system */
+    }
+    if (n == 0) {
+        return 0;
+    }
+    sim_lock(fs);
+    if (log->by_write) {
+        return sim_end(fs, write_locked(fs, SIMFS_LOG_PUBLISH, log->inode, log->name, offset, vfs_log->base + offset, n,
+                                        err));
+    }
+    int rc = sim_begin(fs, 0, true, log->name, NULL, err);
+    if (rc == 0) {
+        inode_write(fs, log->inode, offset, vfs_log->base + offset, n, vfs_log->bytes);
+    }
+    return sim_end(fs, rc);
+}
+
+int sim_log_sync(struct vfs_log *vfs_log, struct pleat_error *err) {
+    struct sim_log *log = (struct sim_log *)vfs_log;
+    sim_lock(log->fs);
+    return sim_end(log->fs, sync_locked(log->fs, SIMFS_LOG_SYNC, log->inode, log->name, &log->sync_failed, err));
+}
+
+void sim_log_prepare(struct vfs_log *log, uint64_t offset) {
+    (void)log;
+    (void)offset;
+}
+
+void sim_log_close(struct vfs_log *vfs_log) {
+    if (vfs_log == NULL) {
+        return;
+    }
+    struct sim_log *log = (struct sim_log *)vfs_log;
+    struct simfs *fs = log->fs;
+    sim_lock(fs);
+    if (!fs->dead) {
+        sim_absorb_log(fs, log); /* what was stored stays in the file when the mapping goes */
+    }
+    struct sim_log **link = &fs->logs;
+    while (*link != log) {
+        link = &(*link)->next;
+    }
+    *link = log->next;
+    log->inode->handles--;
+    fs->open_handles--;
+    sim_unlock(fs);
+    mem_unmap(log->mem, vfs_log->base, vfs_log->bytes);
+    mem_free(log->mem, log);
+}
