@@ -1,0 +1,108 @@
+/*
+ * cache.h - the block cache: frames of decoded blocks behind atomic pointers that the tables own.
+ *
+ * There is no hash table. An open table has one atomic slot per block; a hit is one load inside an epoch, takes no
+ * pin and no read-modify-write. The cache owns the frames, runs CLOCK with two-bit scores over them, and clears the
+ * slot of a victim before it retires the frame to the epoch domain. It knows no format: a frame is `bytes` bytes.
+ *
+ *   C1  A frame that a slot points to was published whole (release; pairs with the acquire in cache_slot_load).
+ *   C2  A frame's memory is reused only after its slot was cleared, every epoch that could hold it has ended, and
+ *       its pin count is zero.
+ *   C3  Used bytes (frames and charges) exceed the capacity only by frames that are pinned, in limbo, or being loaded.
+ *   C4  Gets enter at score 1 and raise to 3; scans and compactions enter at 0: neither flushes the hot set.
+ *   C5  Of several threads that miss one block at once, one loads it and the others wait for it.
+ *
+ * Threads: free, except that a slot array is made and retired by its one owner.
+ */
+#ifndef PLEAT_CACHE_CACHE_H
+#define PLEAT_CACHE_CACHE_H
+
+#include "base/epoch.h"
+#include "base/mem.h"
+#include "pleat/pleat.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cache; /* struct pleat_cache of the API is this */
+
+/* A decoded block. `data` is 64-byte aligned and readable for 64 bytes beyond `bytes` (zeroed). */
+struct cache_frame {
+    uint8_t *data;
+    size_t bytes;
+    _Atomic uint32_t pins;
+    _Atomic uint8_t score;
+    /* Fields of the cache's own follow in struct cache_frame_inner; nobody else makes a frame. */
+};
+
+/* One per block in an open table; zero-initialised by its owner. Bit 0 set: no frame, but being loaded or closed. */
+struct cache_slot {
+    _Atomic uintptr_t pointer;
+};
+
+enum cache_use {
+    CACHE_GET,  /* a point or short read: worth keeping */
+    CACHE_SCAN, /* a long scan or a compaction: goes first */
+};
+
+int cache_new(const struct mem *mem, uint64_t capacity_bytes, struct cache **ret_cache, struct pleat_error *err);
+/* Every slot array must have been retired. NULL is allowed. */
+void cache_free(struct cache *cache);
+
+/* The epoch domain that protects frames (and that the stores use for their own objects, too). */
+struct epoch *cache_epoch(struct cache *cache);
+
+/* Inside an epoch: the frame, or NULL when it is not loaded. Valid until epoch_leave unless pinned. */
+static inline struct cache_frame *cache_slot_load(const struct cache_slot *slot) {
+    /* Acquire; pairs with the release that ends a load in cache_fetch and cache_insert. */
+    uintptr_t pointer = atomic_load_explicit(&slot->pointer, memory_order_acquire);
+    return (pointer & 1) == 0 ? (struct cache_frame *)pointer : NULL;
+}
+
+/* Raises the score of a frame that was hit by a get: a store only when it changes something. */
+static inline void cache_touch(struct cache_frame *frame) {
+    if (__builtin_expect(atomic_load_explicit(&frame->score, memory_order_relaxed) != 3, 0)) {
+        atomic_store_explicit(&frame->score, 3, memory_order_relaxed); /* relaxed: a hint, no partner */
+    }
+}
+
+/*
+ * Inside an epoch: the frame of `slot`, loaded if need be. On a miss a frame of `bytes` is allocated and `load(context,
+ * data, bytes, err)` fills it; a negative return of load is returned and nothing is published. *ret_frame is valid
+ * until epoch_leave unless pinned. Counts a hit or a miss. `load` must not fetch from the same cache. A frame of more
+ * than half the capacity, or of a cleared slot, is loaded for this call alone and not kept.
+ */
+int cache_fetch(struct cache *cache, struct cache_slot *slot, size_t bytes, enum cache_use use,
+                int (*load)(void *context, uint8_t *data, size_t bytes, struct pleat_error *err), void *context,
+                struct cache_frame **ret_frame, struct pleat_error *err);
+
+/* Puts `bytes` of ready data into an empty slot (a flush warming its blocks); does nothing when the slot is taken or
+ * there is no memory. `data` is copied. */
+void cache_insert(struct cache *cache, struct cache_slot *slot, const uint8_t *data, size_t bytes, enum cache_use use);
+
+/* Inside an epoch, or with a pin held: keep the frame beyond the epoch. */
+void cache_pin(struct cache_frame *frame);
+void cache_unpin(struct cache *cache, struct cache_frame *frame);
+
+/* Drops the frames of `count` slots and closes these for good: a reader that still reaches them in its epoch gets
+ * frames of its own. The owner may free the array itself only through epoch_retire (or when no reader can reach it).
+ * Pinned frames live on until they are unpinned. */
+void cache_slots_clear(struct cache *cache, struct cache_slot *slots, size_t count);
+
+/* Counts memory that is not a frame (indexes, filters) against the budget; negative gives it back. */
+void cache_charge(struct cache *cache, int64_t bytes);
+
+struct cache_stats {
+    uint64_t capacity_bytes;
+    uint64_t used_bytes; /* frames and charges */
+    uint64_t frames;
+    uint64_t pinned;
+    uint64_t hits; /* of cache_fetch only: cache_slot_load counts nothing */
+    uint64_t misses;
+    uint64_t evictions;
+};
+void cache_stats_read(struct cache *cache, struct cache_stats *ret_stats);
+
+#endif

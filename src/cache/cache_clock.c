@@ -1,0 +1,264 @@
+/*
+ * cache_clock.c - which frame goes, and when its memory comes back.
+ *
+ * Two queues, each with its hand at the old end:
+ *
+ *     scans, score 0 --> [ probation ] --touched--> [ main ] <-- gets, score 1
+ *                             |                        |  score > 0: one less, back to the young end
+ *                          score 0                  score 0
+ *                             +-------> evicted <------+
+ *
+ * Probation gives way first while it holds more than a sixteenth of the budget (or while main is empty), so a scan of
+ * any length churns that sixteenth and leaves the hot set alone; one queue with scores would let each turn of the hand
+ * take a point from every frame that is not touched during the scan. A cache that is only scanned is probation whole.
+ *
+ * The budget counts the memory that the pool holds, not the bytes in frames, so that free frames in half-empty slabs
+ * are no hidden overdraft. An evicted frame's memory comes back only after the epoch, and a fetch never waits for it:
+ *   - when the budget is full, `reserve_bytes` of slab memory are kept free or in limbo, so that a miss finds a frame;
+ *   - what is still missing is allocated beyond the budget, and evictions that bring it back are under way.
+ *
+ *   K1  Frames go into limbo under the mutex and are retired after it was released: epoch_retire may reclaim, and the
+ *       reclaim takes the mutex.
+ *   K2  No loop waits for pins, epochs or loads: what cannot be evicted now is passed by.
+ */
+#include "cache/cache_internal.h"
+
+#include "base/assert.h"
+
+enum {
+    CACHE_HAND_STEPS = 128, /* frames looked at before a score is no longer a reason to stay: bounds a miss */
+    CACHE_PROBATION_TURN = 16, /* one eviction in so many takes from probation, however small: nothing rests there */
+};
+
+static void cache_queue_append(struct cache_queue *queue, struct cache_frame_inner *inner) {
+    inner->next = NULL;
+    inner->previous = queue->youngest;
+    if (queue->youngest != NULL) {
+        queue->youngest->next = inner;
+    } else {
+        queue->oldest = inner;
+    }
+    queue->youngest = inner;
+    queue->count++;
+    queue->bytes += inner->memory_bytes;
+}
+
+static void cache_queue_remove(struct cache_queue *queue, struct cache_frame_inner *inner) {
+    if (inner->previous != NULL) {
+        inner->previous->next = inner->next;
+    } else {
+        queue->oldest = inner->next;
+    }
+    if (inner->next != NULL) {
+        inner->next->previous = inner->previous;
+    } else {
+        queue->youngest = inner->previous;
+    }
+    queue->count--;
+    queue->bytes -= inner->memory_bytes;
+}
+
+void cache_queue_enter_locked(struct cache *cache, struct cache_frame_inner *inner, enum cache_use use) {
+    inner->state = CACHE_FRAME_LIVE;
+    inner->in_probation = use == CACHE_SCAN;
+    cache_queue_append(inner->in_probation ? &cache->queue_probation : &cache->queue_main, inner);
+}
+
+/* Memory that collections bring back. One frame in limbo holds a whole slab that is draining. */
+static uint64_t cache_waiting_bytes_locked(const struct cache *cache) {
+    return cache->limbo_single_bytes + cache->memory.limbo_bytes + cache->memory.draining_bytes;
+}
+
+void cache_unlink_locked(struct cache *cache, struct cache_frame_inner *inner, struct cache_victims *victims) {
+    ASSERT(inner->state == CACHE_FRAME_LIVE || inner->state == CACHE_FRAME_LOADING);
+    if (inner->state == CACHE_FRAME_LIVE) {
+        cache_queue_remove(inner->in_probation ? &cache->queue_probation : &cache->queue_main, inner); /* L2 */
+    }
+    inner->state = CACHE_FRAME_LIMBO;
+    inner->slot = NULL;
+    cache->limbo_bytes += inner->memory_bytes;
+    if (inner->slab == NULL) {
+        cache->limbo_single_bytes += inner->memory_bytes;
+    } else {
+        inner->slab->limbo++;
+        cache->memory.limbo_bytes += inner->slab->is_draining ? 0 : inner->memory_bytes;
+    }
+    inner->next = victims->first;
+    victims->first = inner;
+    victims->is_due = cache_waiting_bytes_locked(cache) >= cache->collect_at;
+}
+
+static void cache_evict_locked(struct cache *cache, struct cache_frame_inner *inner, struct cache_victims *victims) {
+    DEBUG_ASSERT(atomic_load(&inner->slot->pointer) == (uintptr_t)&inner->frame); /* L1 */
+    /* A store and not a compare-and-swap, because of L1. Release; pairs with the acquire in cache_slot_load, for a
+     * thread that finds the slot empty and loads anew. */
+    atomic_store_explicit(&inner->slot->pointer, 0, memory_order_release);
+    cache->evictions++;
+    cache_unlink_locked(cache, inner, victims);
+}
+
+/* Moves the hand of one queue until a frame falls. False: all that it saw were pinned, or there are none. */
+static bool cache_evict_from_locked(struct cache *cache, struct cache_queue *queue, struct cache_victims *victims) {
+    for (unsigned step = 0; step < 2 * CACHE_HAND_STEPS; step++) {
+        struct cache_frame_inner *inner = queue->oldest;
+        if (inner == NULL) {
+            return false;
+        }
+        if (inner->next != NULL) {
+            __builtin_prefetch(&inner->next->frame);
+        }
+        /* Relaxed, and the score is a hint. A pin that comes later is safe: see L3. */
+        bool is_pinned = atomic_load_explicit(&inner->frame.pins, memory_order_relaxed) != 0;
+        uint8_t score = atomic_load_explicit(&inner->frame.score, memory_order_relaxed);
+        if (!is_pinned && (score == 0 || step >= CACHE_HAND_STEPS)) {
+            cache_evict_locked(cache, inner, victims);
+            return true;
+        }
+        cache_queue_remove(queue, inner);
+        if (score > 0 && inner->in_probation) {
+            inner->in_probation = false; /* touched: it has earned its place */
+            cache_queue_append(&cache->queue_main, inner);
+            continue;
+        }
+        if (score > 0) {
+            atomic_store_explicit(&inner->frame.score, score - 1, memory_order_relaxed); /* a touch may get lost */
+        }
+        cache_queue_append(queue, inner);
+    }
+    return false;
+}
+
+static bool cache_evict_one_locked(struct cache *cache, struct cache_victims *victims) {
+    bool probation_first = cache->queue_probation.bytes > cache->probation_bytes || cache->queue_main.count == 0 ||
+                           cache->evictions % CACHE_PROBATION_TURN == 0;
+    struct cache_queue *first = probation_first ? &cache->queue_probation : &cache->queue_main;
+    struct cache_queue *second = probation_first ? &cache->queue_main : &cache->queue_probation;
+    return cache_evict_from_locked(cache, first, victims) || cache_evict_from_locked(cache, second, victims);
+}
+
+/* Starts giving one slab back. False: there is none. */
+static bool cache_drain_locked(struct cache *cache, struct cache_victims *victims) {
+    struct cache_slab *slab = cache_memory_drain(&cache->memory);
+    if (slab == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < slab->carved; i++) {
+        struct cache_frame_inner *inner = cache_slab_frame(&cache->memory, slab, i);
+        if (inner->state == CACHE_FRAME_LIVE) {
+            cache_evict_locked(cache, inner, victims);
+        }
+    }
+    return true;
+}
+
+uint64_t cache_held_bytes_locked(const struct cache *cache) {
+    return cache->memory.slab_bytes_total + cache->memory.single_bytes + (uint64_t)cache->charged_bytes;
+}
+
+uint64_t cache_held_later_locked(const struct cache *cache) {
+    return cache_held_bytes_locked(cache) - cache->memory.draining_bytes - cache->limbo_single_bytes;
+}
+
+void cache_balance_locked(struct cache *cache, struct cache_victims *victims) {
+    struct cache_memory *memory = &cache->memory;
+    while (cache_held_later_locked(cache) > cache->capacity) {
+        if (cache_memory_shrink(memory)) {
+            continue;
+        }
+        /* Room for a slab lies scattered: the clock has chosen who goes, the drain only gathers it. */
+        bool is_hollow = memory->free_bytes + memory->limbo_bytes >= memory->slab_bytes + cache->reserve_bytes;
+        if (is_hollow && cache_drain_locked(cache, victims)) {
+            continue;
+        }
+        if (!cache_evict_one_locked(cache, victims)) {
+            break; /* everything is pinned, in limbo or being loaded: C3 */
+        }
+    }
+    while (memory->slabs != NULL && cache_held_later_locked(cache) + memory->slab_bytes > cache->capacity &&
+           memory->free_bytes + memory->limbo_bytes < cache->reserve_bytes &&
+           cache_evict_one_locked(cache, victims)) {
+    }
+}
+
+void cache_frame_release_locked(struct cache *cache, struct cache_frame_inner *inner) {
+    ASSERT(inner->state == CACHE_FRAME_LIMBO || inner->state == CACHE_FRAME_LOADING);
+    if (inner->state == CACHE_FRAME_LIMBO) {
+        cache->limbo_bytes -= inner->memory_bytes;
+        if (inner->slab == NULL) {
+            cache->limbo_single_bytes -= inner->memory_bytes;
+        } else {
+            inner->slab->limbo--;
+            cache->memory.limbo_bytes -= inner->slab->is_draining ? 0 : inner->memory_bytes;
+        }
+    }
+    cache->frame_bytes -= inner->memory_bytes;
+    cache_memory_give(&cache->memory, inner, cache_held_bytes_locked(cache) > cache->capacity);
+    uint64_t collect_at = cache_waiting_bytes_locked(cache) + cache->limbo_step_bytes;
+    cache->collect_at = collect_at < cache->collect_at ? collect_at : cache->collect_at;
+}
+
+/* The epoch's callback: no reader holds the frame by its slot any more (C2, L3). */
+static void cache_frame_reclaim(struct epoch_retired *retired, void *context) {
+    struct cache_frame_inner *inner = context;
+    struct cache *cache = inner->cache;
+    (void)retired;
+    /* Acquire and release; pairs with the fetch_sub in cache_unpin: whichever comes second frees. */
+    uint32_t pins = atomic_fetch_or_explicit(&inner->frame.pins, CACHE_PIN_RETIRED, memory_order_acq_rel);
+    ASSERT((pins & CACHE_PIN_RETIRED) == 0);
+    if (pins == 0) {
+        mutex_lock(&cache->mutex);
+        cache_frame_release_locked(cache, inner);
+        mutex_unlock(&cache->mutex);
+    }
+}
+
+void cache_victims_retire(struct cache *cache, struct cache_victims *victims) {
+    if (victims->first == NULL) {
+        return;
+    }
+    while (victims->first != NULL) {
+        struct cache_frame_inner *inner = victims->first;
+        victims->first = inner->next; /* read before the reclaim can run */
+        epoch_retire(cache->epoch, &inner->retired, cache_frame_reclaim, inner);
+    }
+    if (victims->is_due) {
+        victims->is_due = false;
+        epoch_collect(cache->epoch);
+        mutex_lock(&cache->mutex);
+        /* What a slow reader still holds back does not make every further miss pay for a try. */
+        cache->collect_at = cache_waiting_bytes_locked(cache) + cache->limbo_step_bytes / 2;
+        mutex_unlock(&cache->mutex);
+    }
+}
+
+static uint64_t cache_queue_check(const struct cache_queue *queue, bool in_probation) {
+    uint64_t bytes = 0;
+    uint64_t count = 0;
+    const struct cache_frame_inner *previous = NULL;
+    for (const struct cache_frame_inner *inner = queue->oldest; inner != NULL; inner = inner->next) {
+        ASSERT(inner->state == CACHE_FRAME_LIVE && inner->in_probation == in_probation); /* L2 */
+        ASSERT(inner->previous == previous);
+        ASSERT(inner->slab == NULL || !inner->slab->is_draining); /* nothing holds up a drain but pins and epochs */
+        ASSERT(atomic_load(&inner->slot->pointer) == (uintptr_t)&inner->frame); /* L1 */
+        bytes += inner->memory_bytes;
+        count++;
+        previous = inner;
+    }
+    ASSERT(queue->youngest == previous && queue->count == count && queue->bytes == bytes);
+    return bytes;
+}
+
+void cache_check(struct cache *cache) {
+    mutex_lock(&cache->mutex);
+    uint64_t live = cache_queue_check(&cache->queue_main, false) + cache_queue_check(&cache->queue_probation, true);
+    const struct cache_memory *memory = &cache->memory;
+    cache_memory_check(memory);
+    uint64_t slab_frames = 0;
+    for (const struct cache_slab *slab = memory->slabs; slab != NULL; slab = slab->next) {
+        slab_frames += (uint64_t)slab->used * cache_class_bytes(slab->class_index);
+    }
+    ASSERT(cache->frame_bytes == slab_frames + memory->single_bytes); /* L4 */
+    ASSERT(live + cache->limbo_bytes <= cache->frame_bytes); /* the rest is being loaded */
+    ASSERT(cache->limbo_single_bytes <= memory->single_bytes);
+    mutex_unlock(&cache->mutex);
+}
