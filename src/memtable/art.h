@@ -1,0 +1,78 @@
+/*
+ * art.h - the adaptive radix tree over records: what memtable.c and memtable_source.c ask of it.
+ *
+ * The tree is one root slot (see art_node.h) in an arena; everything below it lies in the same arena and goes with it.
+ * art_link and art_warm belong to the inserter, the rest is for any thread at any time (M1, M2).
+ */
+#ifndef PLEAT_MEMTABLE_ART_H
+#define PLEAT_MEMTABLE_ART_H
+
+#include "memtable/art_node.h"
+
+/* A memtable as it lies in the arena. */
+struct memtable {
+    struct arena *arena;
+    uint8_t *base; /* of the arena */
+    _Atomic uint32_t root;
+
+    /* owned by the inserter, read by others as hints; off the line that every descent starts from */
+    uint8_t separation[64];
+    _Atomic uint64_t records;
+    _Atomic uint64_t tombstones;
+    _Atomic uint64_t bytes;
+};
+
+/* Readers are given a const table; loading an atomic needs a pointer without const. Nothing is stored through it. */
+static inline struct memtable *memtable_mutable(const struct memtable *table) {
+    return (struct memtable *)(uintptr_t)table;
+}
+
+/* Links a record whose bytes are complete into the tree: a new key, the head of its chain, or, when the head has the
+ * same sequence, in its place (M5). */
+void art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference);
+
+/* The newest record of the key, or NULL. */
+struct record *art_find(uint8_t *base, _Atomic uint32_t *root, const uint8_t *key, size_t key_bytes);
+
+#define ART_WARM_MAX 16u
+/* Walks the ways of `count` keys (at most ART_WARM_MAX) side by side, one level of each a round, so that their cache
+ * misses overlap. Changes nothing. */
+void art_warm(struct memtable *const *tables, const struct entry *entries, size_t count);
+
+/* One level of an iterator's way: a node, and where in it the walk goes on. */
+struct art_frame {
+    struct node *node;
+    uint64_t order;  /* NODE_4, NODE_16: child positions in byte order, a nibble each, at the moment of entering */
+    uint16_t count;  /* of them */
+    int16_t ahead;   /* next place to visit: 0 the term, 4 and 16: 1 + rank, 48 and 256: 1 + byte; -1: none left */
+};
+
+#define ART_FRAMES_INLINE 32u
+
+/* Walks the slots of records under `top` in key order, in one direction from each seek on. It holds nodes that may
+ * since have been replaced: they are complete for every sequence that was published before the walker was made. */
+struct art_walker {
+    const struct mem *mem;
+    uint8_t *base;
+    uint32_t top;     /* the subtree that is walked */
+    size_t top_from;  /* position where its path begins */
+    struct art_frame *frames;
+    size_t frame_count;
+    size_t frame_capacity;
+    bool backward;
+    struct art_frame inline_frames[ART_FRAMES_INLINE];
+};
+
+/* Confines the walk to keys with this prefix. */
+void art_walker_init(struct art_walker *walker, const struct mem *mem, struct memtable *table, const uint8_t *prefix,
+                     size_t prefix_bytes);
+void art_walker_fini(struct art_walker *walker);
+
+/* Each writes a record's slot, or 0 when there is none left. Returns 0 or PLEAT_ERR_NO_MEMORY (very deep trees). */
+int art_walker_begin(struct art_walker *walker, bool backward, uint32_t *ret_slot);
+/* Forward: the first key >= `key`. Backward: the last key < `key`. `key` must have the walker's prefix. */
+int art_walker_seek(struct art_walker *walker, const uint8_t *key, size_t key_bytes, bool backward,
+                    uint32_t *ret_slot);
+int art_walker_step(struct art_walker *walker, uint32_t *ret_slot);
+
+#endif

@@ -1,0 +1,120 @@
+/*
+ * memtable.c - one space's newest updates: writing records, finding the one that a reader may see.
+ *
+ * An insert copies the entry into a record at the growing end of the arena, sets its bits in the arena's filter and
+ * links it into the tree. Its cost is cache misses on the way down, one a level; a batch therefore goes in by groups of
+ * 16 whose ways are walked side by side beforehand (art_warm), so that the misses of 16 keys overlap.
+ *
+ * What an insert takes of the arena is bounded by memtable_entry_bytes_max, which the caller sums up and reserves
+ * before a commit enters the log: behind that point nothing may fail (M4).
+ */
+#include "memtable/art.h"
+
+#include "base/hash.h"
+#include "base/limits.h"
+
+/* Below so few keys there is too little to overlap for a second walk to pay. */
+#define WARM_COUNT_MIN 4u
+
+static_assert(RECORD_HEADER_BYTES + LIMIT_KEY_BYTES + RECORD_ATTRIBUTE_BYTES_MAX + LIMIT_VALUE_BYTES <
+                  ARENA_BYTES_MAX / 2,
+              "the largest record fits an arena");
+
+struct memtable *memtable_new(struct arena *arena) {
+    /* A line of its own, wherever the records before it ended. */
+    size_t bytes = sizeof(struct memtable) + 64;
+    if (arena_available(arena) < bytes) {
+        return NULL;
+    }
+    uint8_t *room = arena_pointer(arena->base, arena_allocate_record(arena, bytes));
+    room += (64 - (uintptr_t)room % 64) % 64;
+    struct memtable *table = (struct memtable *)(void *)room;
+    memset(table, 0, sizeof *table); /* A2 */
+    table->arena = arena;
+    table->base = arena->base;
+    return table;
+}
+
+size_t memtable_entry_bytes_max(size_t key_bytes, size_t value_bytes) {
+    return arena_round(RECORD_HEADER_BYTES + key_bytes + RECORD_ATTRIBUTE_BYTES_MAX + value_bytes) +
+           NODE_GROWTH_BYTES_MAX;
+}
+
+/* Writes the entry into a record that nothing links to yet. */
+static uint32_t record_new(struct arena *arena, const struct entry *entry) {
+    size_t bytes = RECORD_HEADER_BYTES + entry->key_bytes + entry_attribute_bytes(entry) + entry->value_bytes;
+    uint32_t reference = arena_allocate_record(arena, bytes);
+    struct record *record = record_at(arena->base, reference);
+    record->value_bytes = entry->value_bytes;
+    record->sequence = entry->sequence;
+    record->key_bytes = (uint16_t)entry->key_bytes;
+    record->head = entry_head(entry);
+    uint8_t *p = record->bytes;
+    if (entry->key_bytes > 0) {
+        memcpy(p, entry->key, entry->key_bytes);
+        p += entry->key_bytes;
+    }
+    if ((record->head & ~ENTRY_KIND_MASK) != 0) {
+        p = entry_attributes_encode(p, entry);
+    }
+    if (entry->value_bytes > 0) {
+        memcpy(p, entry->value, entry->value_bytes);
+    }
+    return reference;
+}
+
+/* The inserter is the only one that writes the counters; others read them as hints, hence relaxed. */
+static void counter_add(_Atomic uint64_t *counter, uint64_t n) {
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static void insert_one(struct memtable *table, const struct entry *entry, uint64_t hash) {
+    struct arena *arena = table->arena;
+    ASSERT(entry->key_bytes <= LIMIT_KEY_BYTES && entry->version_bytes <= LIMIT_VERSION_BYTES);
+    ASSERT(entry->kind == ENTRY_PUT || (entry->kind == ENTRY_DELETE && entry->value_bytes == 0));
+    size_t used = arena_used(arena);
+    arena_filter_add(arena, hash);
+    art_link(arena, &table->root, record_new(arena, entry));
+    counter_add(&table->records, 1);
+    counter_add(&table->tombstones, entry->kind == ENTRY_DELETE);
+    counter_add(&table->bytes, (uint64_t)entry->key_bytes + entry->value_bytes);
+    DEBUG_ASSERT(arena_used(arena) - used <= memtable_entry_bytes_max(entry->key_bytes, entry->value_bytes)); /* M4 */
+}
+
+void memtable_insert(struct memtable *const *tables, const struct entry *entries, size_t count) {
+    for (size_t start = 0; start < count; start += ART_WARM_MAX) {
+        size_t group = count - start < ART_WARM_MAX ? count - start : ART_WARM_MAX;
+        uint64_t hashes[ART_WARM_MAX];
+        for (size_t i = 0; i < group; i++) {
+            const struct entry *entry = &entries[start + i];
+            ASSERT(tables[start + i]->arena == tables[0]->arena);
+            hashes[i] = hash_key(entry->key, entry->key_bytes);
+            __builtin_prefetch(arena_filter_line(tables[0]->arena, hashes[i]), 1);
+        }
+        if (count >= WARM_COUNT_MIN) {
+            art_warm(tables + start, entries + start, group);
+        }
+        for (size_t i = 0; i < group; i++) {
+            insert_one(tables[start + i], &entries[start + i], hashes[i]);
+        }
+    }
+}
+
+int memtable_get(const struct memtable *table, const uint8_t *key, size_t key_bytes, uint64_t sequence,
+                 struct entry *ret_entry) {
+    struct record *record = art_find(table->base, &memtable_mutable(table)->root, key, key_bytes);
+    if (record != NULL) {
+        record = record_visible(table->base, record, sequence);
+    }
+    if (record == NULL) {
+        return PLEAT_ABSENT;
+    }
+    record_read(record, ret_entry);
+    return 0;
+}
+
+void memtable_stats_read(const struct memtable *table, struct memtable_stats *ret_stats) {
+    ret_stats->records = atomic_load_explicit(&table->records, memory_order_relaxed);
+    ret_stats->tombstones = atomic_load_explicit(&table->tombstones, memory_order_relaxed);
+    ret_stats->bytes = atomic_load_explicit(&table->bytes, memory_order_relaxed);
+}
