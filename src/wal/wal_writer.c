@@ -1,0 +1,187 @@
+/*
+ * wal_writer.c - one segment being written.
+ *
+ * An append copies the record behind the end with its length still zero, checksums it where it lies, and then stores
+ * the length: a process that dies in between leaves bytes that no reader takes for a record. The segment was reserved
+ * and zeroed when it was created, so nothing here can run out of space, and the bytes behind the end are zero (W5).
+ *
+ *     [ header | record | record | ...   used ^   zero   ...                    bytes ^ ]
+ *
+ * Threads: one at a time appends. Beside it, others may sync and prepare: they touch only what is frozen after
+ * creation, and `used`.
+ */
+#include "wal/wal_format.h"
+
+#include "base/assert.h"
+#include "base/error.h"
+
+#include <stdatomic.h>
+
+struct wal_writer {
+    /* frozen */
+    const struct vfs *vfs;
+    const struct mem *mem;
+    struct vfs_log *log;
+    uint64_t key; /* of the segment's records */
+    uint64_t bytes;
+    /* stored by the appending thread, read by any */
+    _Atomic uint64_t used;
+    /* owned by the appending thread */
+    struct wal_tail tail;
+    bool failed;
+};
+
+/* Stores the header with its magic last, for the same reason as a record's length (W4). Returns its checksum. */
+static uint64_t wal_writer_lay_header(const struct wal_writer_options *options, uint8_t *place) {
+    struct wal_format_header header = {
+        .fields = {
+            .segment = options->segment,
+            .predecessor = options->predecessor,
+            .first_sequence = options->first_sequence,
+        },
+        .reserved_bytes = options->bytes,
+    };
+    uint8_t bytes[WAL_HEADER_BYTES];
+    wal_format_header_encode(&header, options->store_id, bytes);
+    memcpy(place + 8, bytes + 8, WAL_HEADER_BYTES - 8);
+    /* Release; its partner is whoever opens the file after this process was killed. */
+    _Atomic uint64_t *magic = (_Atomic uint64_t *)(void *)place;
+    atomic_store_explicit(magic, LE64(WAL_MAGIC), memory_order_release);
+    return header.checksum;
+}
+
+int wal_writer_create(const struct wal_writer_options *options, struct wal_writer **ret_writer,
+                      struct pleat_error *err) {
+    ASSERT(options->segment > options->predecessor.segment);
+    ASSERT(options->first_sequence > options->predecessor.last_sequence);
+    ASSERT(options->bytes >= WAL_HEADER_BYTES);
+    char name[WAL_NAME_BYTES];
+    wal_name(options->segment, name);
+    struct wal_writer *writer = mem_zalloc(options->mem, 1, sizeof *writer);
+    if (writer == NULL) {
+        return error_no_memory(err, "log segment", sizeof *writer);
+    }
+    writer->vfs = options->vfs;
+    writer->mem = options->mem;
+    writer->key = wal_format_key(options->store_id, options->segment);
+    writer->bytes = options->bytes;
+    int rc = options->vfs->log_create(options->dir, name, options->bytes, options->by_write, options->file_mode,
+                                      &writer->log, err);
+    if (rc != 0) {
+        writer->log = NULL;
+        goto failed;
+    }
+    uint64_t checksum = wal_writer_lay_header(options, writer->log->base);
+    writer->tail = (struct wal_tail){options->segment, options->first_sequence - 1, checksum};
+    atomic_init(&writer->used, WAL_HEADER_BYTES);
+    rc = options->vfs->log_publish(writer->log, 0, WAL_HEADER_BYTES, err);
+    if (rc != 0) {
+        goto failed;
+    }
+    *ret_writer = writer;
+    return 0;
+
+failed:
+    if (writer->log != NULL) {
+        /* Best effort: should the file stay, it is a segment whose creation was cut short, which readers know. */
+        options->vfs->log_close(writer->log);
+        writer->log = NULL;
+        (void)options->vfs->dir_unlink(options->dir, name, NULL);
+    }
+    wal_writer_close(writer);
+    return rc;
+}
+
+void wal_writer_close(struct wal_writer *writer) {
+    if (writer == NULL) {
+        return;
+    }
+    if (writer->log != NULL) {
+        writer->vfs->log_close(writer->log);
+    }
+    mem_free(writer->mem, writer);
+}
+
+/* Relaxed: the value alone matters; the appending thread reads back its own store. */
+uint64_t wal_writer_used(const struct wal_writer *writer) {
+    return atomic_load_explicit(&writer->used, memory_order_relaxed);
+}
+
+bool wal_writer_fits(const struct wal_writer *writer, uint64_t record_bytes) {
+    return record_bytes <= writer->bytes - wal_writer_used(writer);
+}
+
+/* Lays the record out at `place`, its length last, and returns its checksum. */
+static uint64_t wal_writer_lay(const struct wal_writer *writer, uint8_t *place, const struct wal_record *record,
+                               struct wal_format_record *format) {
+    uint8_t header[WAL_RECORD_CHECKED_BYTES];
+    wal_format_record_encode(format, writer->key, header);
+    size_t entries_bytes = record->used - WAL_RECORD_HEADER_BYTES;
+    uint8_t *payload = place + WAL_RECORD_HEADER_BYTES;
+    if (entries_bytes > 0) {
+        memcpy(payload, record->bytes + WAL_RECORD_HEADER_BYTES, entries_bytes);
+    }
+    if (record->cursors_used > 0) {
+        memcpy(payload + entries_bytes, record->cursors, record->cursors_used);
+    }
+    uint64_t checksum = hash_bytes(payload, (size_t)(format->bytes - WAL_RECORD_HEADER_BYTES), format->check);
+    memcpy(place + 4, header + 4, WAL_RECORD_CHECKED_BYTES - 4);
+    store_u64(place + 32, format->check);
+    store_u64(place + 40, checksum);
+    /* W4. Release; its partner is whoever opens the file after this process was killed at any instruction: when that
+     * reader finds the length, it finds everything stored before it. */
+    _Atomic uint32_t *length = (_Atomic uint32_t *)(void *)place;
+    atomic_store_explicit(length, LE32((uint32_t)(format->bytes / WAL_RECORD_ALIGNMENT)), memory_order_release);
+    return checksum;
+}
+
+int wal_writer_append(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
+                      uint64_t durable_sequence, struct pleat_error *err) {
+    uint64_t bytes = wal_record_bytes(record);
+    uint64_t offset = wal_writer_used(writer);
+    ASSERT(sequence > writer->tail.last_sequence && sequence < UINT64_MAX); /* W1 */
+    ASSERT(durable_sequence < sequence);                                    /* W6 */
+    ASSERT(wal_writer_fits(writer, bytes));
+    if (writer->failed) {
+        return error_set(err, PLEAT_ERR_IO, 0, "an earlier append to this log segment failed");
+    }
+    struct wal_format_record format = {
+        .bytes = bytes,
+        .sequence = sequence,
+        .durable_sequence = durable_sequence,
+        .entries = record->entries,
+        .cursors_bytes = (uint32_t)record->cursors_used,
+        .cursors = (uint16_t)record->cursor_count,
+        .padding = (uint8_t)(bytes - record->used - record->cursors_used),
+    };
+    uint64_t checksum = wal_writer_lay(writer, writer->log->base + offset, record, &format);
+    int rc = writer->vfs->log_publish(writer->log, offset, (size_t)bytes, err);
+    if (rc != 0) {
+        /* Any part of it may be in the file; a record behind it could never be told from one behind a hole. */
+        writer->failed = true;
+        return rc;
+    }
+    writer->tail.last_sequence = sequence;
+    writer->tail.running_hash = hash_mix(writer->tail.running_hash, checksum);
+    /* Relaxed; read by wal_writer_prepare, for which any recent value will do. */
+    atomic_store_explicit(&writer->used, offset + bytes, memory_order_relaxed);
+    return 0;
+}
+
+int wal_writer_sync(struct wal_writer *writer, struct pleat_error *err) {
+    return writer->vfs->log_sync(writer->log, err);
+}
+
+struct wal_tail wal_writer_tail(const struct wal_writer *writer) {
+    return writer->tail;
+}
+
+uint64_t wal_writer_number(const struct wal_writer *writer) {
+    return writer->tail.segment;
+}
+
+void wal_writer_prepare(struct wal_writer *writer, uint64_t ahead_bytes) {
+    uint64_t used = wal_writer_used(writer);
+    uint64_t ahead = ahead_bytes < writer->bytes - used ? ahead_bytes : writer->bytes - used;
+    writer->vfs->log_prepare(writer->log, used + ahead);
+}
