@@ -1,0 +1,509 @@
+/*
+ * table_builder.c - writing a table file from entries in order, or from whole blocks of other tables.
+ *
+ *     add -> block builder (looks ahead past the target, cuts where neighbours share least)
+ *              -> compress into the write buffer behind a header -> 256 KiB or more: one file_write
+ *         -> filter: the hash of every key, and one a group
+ *     finish -> index, filter, properties, footer, sync
+ *
+ * An entry is copied once (into the block), compressed once and written once. Compression is more than half of the
+ * cost; its state is allocated with the builder. Keys of one group are neighbours, so that remembering the last group
+ * is enough to hash each group once.
+ *
+ *   W1  written + buffered bytes is the file offset of what comes next.
+ *   W2  A builder that failed stays failed: the file is of no use and table_builder_free removes it.
+ *   W3  Nothing refers to the file before finish returned 0, which synced it.
+ *
+ * options.warm_cache is reserved: a flush's blocks are read back through the page cache on first touch.
+ */
+#include "sstable/table.h"
+
+#include "base/assert.h"
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "sstable/block.h"
+#include "sstable/block_inline.h"
+#include "sstable/table_format.h"
+#include "sstable/table_index.h"
+
+#include <lz4.h>
+
+#define TABLE_WRITE_BYTES ((size_t)256 << 10)
+
+struct table_builder {
+    const struct table_store *store;
+    struct table_builder_options options;
+    struct vfs_file *file;         /* NULL once finished */
+    struct block_builder *block;
+    struct filter_builder *filter; /* NULL: none */
+    void *lz4_state;               /* NULL: raw */
+    struct table_index_parts index;
+    struct table_bytes buffer;     /* W1 */
+    struct table_bytes last_key;   /* of the last block that was stored */
+    struct table_bytes group;      /* of the last entry; empty: none */
+    struct table_bytes scratch;    /* key of an entry of a block that is passed through */
+    struct table_meta meta;        /* counts so far */
+    uint64_t written;
+    uint64_t seed;
+    int failure;                   /* W2 */
+    bool finished;
+    char name[TABLE_NAME_BYTES];
+};
+
+/* ---- life ------------------------------------------------------------------------------------------------------- */
+
+static int table_builder_prepare(struct table_builder *builder, struct pleat_error *err) {
+    const struct mem *mem = builder->store->mem;
+    int rc = block_builder_new(mem, &builder->block, err);
+    if (rc < 0) {
+        builder->block = NULL;
+        return rc;
+    }
+    if (builder->options.filter != FILTER_NONE) {
+        rc = filter_builder_new(mem, (enum filter_kind)builder->options.filter, &builder->filter, err);
+        if (rc < 0) {
+            builder->filter = NULL;
+            return rc;
+        }
+    }
+    if (builder->options.codec == PLEAT_CODEC_LZ4) {
+        builder->lz4_state = mem_alloc(mem, (size_t)LZ4_sizeofState());
+        if (builder->lz4_state == NULL) {
+            return error_no_memory(err, "the state of a compressor", (uint64_t)LZ4_sizeofState());
+        }
+    }
+    size_t block_room = TABLE_HEADER_BYTES + (size_t)LZ4_COMPRESSBOUND(2 * (size_t)builder->options.block_bytes);
+    return table_bytes_reserve(mem, &builder->buffer, TABLE_WRITE_BYTES + block_room, err);
+}
+
+int table_builder_new(const struct table_store *store, const struct table_builder_options *options,
+                      struct table_builder **ret_builder, struct pleat_error *err) {
+    ASSERT(options->block_bytes > 0 && options->block_bytes <= (1u << 30));
+    ASSERT(options->codec == PLEAT_CODEC_LZ4 || options->codec == PLEAT_CODEC_NONE);
+    ASSERT(options->filter <= FILTER_FUSE);
+    ASSERT(options->grouping.bytes == 0 || options->grouping.delimiters == 0);
+    struct table_builder *builder = mem_zalloc(store->mem, 1, sizeof *builder);
+    if (builder == NULL) {
+        return error_no_memory(err, "a table builder", sizeof *builder);
+    }
+    builder->store = store;
+    builder->options = *options;
+    builder->seed = table_seed(store->store_id, options->number);
+    table_name(options->number, builder->name);
+    /* The file comes last: whatever fails before leaves nothing behind. */
+    int rc = table_builder_prepare(builder, err);
+    if (rc == 0) {
+        rc = store->vfs->file_open(store->dir, builder->name, VFS_FILE_CREATE_NEW, store->file_mode, &builder->file,
+                                   err);
+    }
+    if (rc < 0) {
+        builder->file = NULL;
+        table_builder_free(builder);
+        return rc;
+    }
+    *ret_builder = builder;
+    return 0;
+}
+
+void table_builder_free(struct table_builder *builder) {
+    if (builder == NULL) {
+        return;
+    }
+    const struct table_store *store = builder->store;
+    if (builder->file != NULL) {
+        store->vfs->file_close(builder->file);
+        /* A name that stays is swept as an orphan at the next open; there is nobody here to tell. */
+        struct pleat_error ignored = {0};
+        (void)store->vfs->dir_unlink(store->dir, builder->name, &ignored);
+    }
+    block_builder_free(builder->block);
+    filter_builder_free(builder->filter);
+    mem_free(store->mem, builder->lz4_state);
+    table_index_parts_fini(store->mem, &builder->index);
+    mem_free(store->mem, builder->buffer.data);
+    mem_free(store->mem, builder->last_key.data);
+    mem_free(store->mem, builder->group.data);
+    mem_free(store->mem, builder->scratch.data);
+    table_meta_fini(store->mem, &builder->meta);
+    mem_free(store->mem, builder);
+}
+
+/* ---- writing pieces --------------------------------------------------------------------------------------------- */
+
+static int table_builder_write(struct table_builder *builder, struct pleat_error *err) {
+    struct table_bytes *buffer = &builder->buffer;
+    if (buffer->bytes == 0) {
+        return 0;
+    }
+    int rc = builder->store->vfs->file_write(builder->file, builder->written, buffer->data, buffer->bytes, err);
+    if (rc == 0) {
+        builder->written += buffer->bytes;
+        buffer->bytes = 0;
+    }
+    return rc;
+}
+
+/* Room for a piece of at most `bytes` stored bytes at the end of the buffer, which is written first when it is full. */
+static int table_builder_room(struct table_builder *builder, size_t bytes, struct pleat_error *err) {
+    struct table_bytes *buffer = &builder->buffer;
+    if (buffer->bytes >= TABLE_WRITE_BYTES || buffer->capacity - buffer->bytes < TABLE_HEADER_BYTES + bytes) {
+        int rc = table_builder_write(builder, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return table_bytes_reserve(builder->store->mem, buffer, TABLE_HEADER_BYTES + bytes, err);
+}
+
+static void table_builder_seal(struct table_builder *builder, uint8_t codec, size_t stored_bytes, size_t image_bytes,
+                               struct table_section *ret_section) {
+    struct table_bytes *buffer = &builder->buffer;
+    ret_section->handle = (struct table_handle){.offset = builder->written + buffer->bytes,
+                                                .stored_bytes = (uint32_t)stored_bytes,
+                                                .image_bytes = (uint32_t)image_bytes};
+    ret_section->checksum =
+        table_header_encode(buffer->data + buffer->bytes, builder->seed, &ret_section->handle, codec);
+    buffer->bytes += TABLE_HEADER_BYTES + stored_bytes;
+}
+
+/* Makes room for a piece of image_bytes, compressed or not. */
+static int table_builder_piece_room(struct table_builder *builder, size_t image_bytes, bool compress,
+                                    struct pleat_error *err) {
+    if (image_bytes > UINT32_MAX) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a block or section of %zu bytes is above the limit of %u",
+                         builder->name, image_bytes, UINT32_MAX);
+    }
+    compress = compress && image_bytes <= LZ4_MAX_INPUT_SIZE;
+    return table_builder_room(builder, compress ? (size_t)LZ4_COMPRESSBOUND(image_bytes) : image_bytes, err);
+}
+
+/* Stores an image compressed if that shortens it; the room was made. */
+static bool table_builder_store_lz4(struct table_builder *builder, const uint8_t *image, size_t image_bytes,
+                                    struct table_section *ret_section) {
+    if (image_bytes > LZ4_MAX_INPUT_SIZE) {
+        return false;
+    }
+    uint8_t *stored = builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES;
+    int n = LZ4_compress_fast_extState(builder->lz4_state, (const char *)image, (char *)stored, (int)image_bytes,
+                                       LZ4_COMPRESSBOUND((int)image_bytes), 1);
+    if (n <= 0 || (size_t)n >= image_bytes) {
+        return false;
+    }
+    table_builder_seal(builder, PLEAT_CODEC_LZ4, (size_t)n, image_bytes, ret_section);
+    return true;
+}
+
+/* Stores an image as it is; the room was made. */
+static void table_builder_store_raw(struct table_builder *builder, const uint8_t *image, size_t image_bytes,
+                                    struct table_section *ret_section) {
+    memcpy(builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES, image, image_bytes);
+    table_builder_seal(builder, PLEAT_CODEC_NONE, image_bytes, image_bytes, ret_section);
+}
+
+/* Stores a section: compressed when that is asked for and shortens it, else as it is. */
+static int table_builder_store(struct table_builder *builder, const uint8_t *image, size_t image_bytes, bool compress,
+                               struct table_section *ret_section, struct pleat_error *err) {
+    int rc = table_builder_piece_room(builder, image_bytes, compress, err);
+    if (rc == 0 && !(compress && table_builder_store_lz4(builder, image, image_bytes, ret_section))) {
+        table_builder_store_raw(builder, image, image_bytes, ret_section);
+    }
+    return rc;
+}
+
+/* Stores a block: packed when it is compressed (block_pack.c). */
+static int table_builder_store_block(struct table_builder *builder, uint8_t *image, size_t image_bytes,
+                                     struct table_section *ret_section, struct pleat_error *err) {
+    bool compress = builder->lz4_state != NULL;
+    int rc = table_builder_piece_room(builder, image_bytes, compress, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (compress) {
+        block_offsets_pack(image, image_bytes);
+        if (table_builder_store_lz4(builder, image, image_bytes, ret_section)) {
+            return 0;
+        }
+        block_offsets_unpack(image, image_bytes);
+    }
+    table_builder_store_raw(builder, image, image_bytes, ret_section);
+    return 0;
+}
+
+/* ---- blocks ----------------------------------------------------------------------------------------------------- */
+
+/* Before a block is stored: its separator from the one before, and its last key remembered for the next (T1, T2). */
+static int table_builder_begin_block(struct table_builder *builder, struct pleat_slice first, struct pleat_slice last,
+                                     struct pleat_error *err) {
+    const struct mem *mem = builder->store->mem;
+    if (builder->index.blocks == UINT32_MAX) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: more than %u blocks", builder->name, UINT32_MAX);
+    }
+    if (builder->index.blocks > 0) {
+        const struct table_bytes *before = &builder->last_key;
+        ASSERT(key_compare(before->data, before->bytes, first.data, first.bytes) < 0); /* T1 */
+        size_t bytes = table_separator_bytes(before->data, before->bytes, first.data, first.bytes);
+        int rc = table_index_parts_separator(mem, &builder->index, first.data, bytes, err);
+        if (rc < 0) {
+            return rc;
+        }
+    } else {
+        builder->meta.smallest = mem_copy(mem, first.data, first.bytes);
+        if (builder->meta.smallest == NULL) {
+            return error_no_memory(err, "the smallest key of a table", first.bytes);
+        }
+        builder->meta.smallest_bytes = (uint32_t)first.bytes;
+    }
+    builder->last_key.bytes = 0;
+    return table_bytes_append(mem, &builder->last_key, last.data, last.bytes, err);
+}
+
+static int table_builder_emit(struct table_builder *builder, size_t count, struct pleat_error *err) {
+    struct block_builder *block = builder->block;
+    struct pleat_slice first = block_builder_key(block, 0);
+    struct pleat_slice last = block_builder_key(block, count - 1);
+    int rc = table_builder_begin_block(builder, first, last, err);
+    if (rc < 0) {
+        return rc;
+    }
+    uint8_t *image;
+    size_t image_bytes;
+    rc = block_builder_take(block, count, &image, &image_bytes, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct table_section stored;
+    rc = table_builder_store_block(builder, image, image_bytes, &stored, err);
+    return rc < 0 ? rc : table_index_parts_block(builder->store->mem, &builder->index, &stored.handle, err);
+}
+
+/* Stores blocks until what is collected fits into one; until nothing is collected when `all`. */
+static int table_builder_drain(struct table_builder *builder, bool all, struct pleat_error *err) {
+    struct block_builder *block = builder->block;
+    int rc = 0;
+    while (rc == 0 && block_builder_count(block) > 0 &&
+           (all || block_builder_bytes(block) > builder->options.block_bytes)) {
+        rc = table_builder_emit(builder, block_builder_cut(block, builder->options.block_bytes), err);
+    }
+    return rc;
+}
+
+/* ---- entries ---------------------------------------------------------------------------------------------------- */
+
+static int table_builder_add_group(struct table_builder *builder, const uint8_t *key, size_t key_bytes,
+                                   struct pleat_error *err) {
+    struct table_bytes *group = &builder->group;
+    /* A key that begins with a group that ends at a fixed place is in that group. */
+    if (group->bytes > 0 && key_has_prefix(key, key_bytes, group->data, group->bytes)) {
+        return 0;
+    }
+    group->bytes = 0;
+    size_t group_bytes = table_group_bytes(&builder->options.grouping, key, key_bytes);
+    if (group_bytes == 0) {
+        return 0;
+    }
+    int rc = table_bytes_append(builder->store->mem, group, key, group_bytes, err);
+    return rc < 0 ? rc : filter_builder_add(builder->filter, table_group_hash(key, group_bytes), err);
+}
+
+/* What the meta and the filter learn from an entry. */
+static inline int table_builder_count(struct table_builder *builder, const struct entry *entry, uint64_t hash,
+                                      struct pleat_error *err) {
+    struct table_meta *meta = &builder->meta;
+    meta->entries++;
+    meta->tombstones += entry->kind == ENTRY_DELETE;
+    meta->key_value_bytes += (uint64_t)entry->key_bytes + entry->value_bytes;
+    if (entry->key_bytes > meta->key_bytes_max) {
+        meta->key_bytes_max = entry->key_bytes;
+    }
+    if (entry->deadline_ms != 0 && (meta->deadline_min_ms == 0 || entry->deadline_ms < meta->deadline_min_ms)) {
+        meta->deadline_min_ms = entry->deadline_ms;
+    }
+    if (builder->filter == NULL) {
+        return 0;
+    }
+    int rc = filter_builder_add(builder->filter, hash, err);
+    if (rc == 0 && (builder->options.grouping.bytes | builder->options.grouping.delimiters) != 0) {
+        rc = table_builder_add_group(builder, entry->key, entry->key_bytes, err);
+    }
+    return rc;
+}
+
+static int table_builder_failed(const struct table_builder *builder, struct pleat_error *err) {
+    ASSERT(!builder->finished);
+    if (LIKELY(builder->failure == 0)) {
+        return 0;
+    }
+    return error_set(err, builder->failure, 0, "%s: writing it failed before", builder->name);
+}
+
+int table_builder_add(struct table_builder *builder, const struct entry *entry, struct pleat_error *err) {
+    int rc = table_builder_failed(builder, err);
+    if (rc < 0) {
+        return rc;
+    }
+    ASSERT(entry->key_bytes <= LIMIT_KEY_BYTES);
+    uint64_t hash = hash_key(entry->key, entry->key_bytes);
+    rc = block_builder_add(builder->block, entry, hash, err);
+    if (rc == 0) {
+        rc = table_builder_count(builder, entry, hash, err);
+    }
+    if (rc == 0 && block_builder_bytes(builder->block) > builder->options.block_bytes) {
+        rc = table_builder_drain(builder, false, err);
+    }
+    builder->failure = rc;
+    return rc;
+}
+
+static int table_builder_count_block(struct table_builder *builder, const struct table_block *block,
+                                     struct pleat_error *err) {
+    struct table_bytes *scratch = &builder->scratch;
+    size_t room = (block->image_bytes < LIMIT_KEY_BYTES ? block->image_bytes : LIMIT_KEY_BYTES) + BLOCK_READ_BEYOND;
+    int rc = table_bytes_reserve(builder->store->mem, scratch, room, err);
+    size_t prefix_bytes = rc == 0 ? block_prefix_copy(block->image, scratch->data) : 0;
+    const uint8_t *p = block_entry_at(block->image, 0);
+    for (uint32_t i = 0; rc == 0 && i < block->entries; i++) {
+        struct entry entry;
+        p = block_entry_read(p, prefix_bytes, scratch->data, &entry);
+        rc = table_builder_count(builder, &entry, hash_key(entry.key, entry.key_bytes), err);
+    }
+    return rc;
+}
+
+int table_builder_add_block(struct table_builder *builder, const struct table_block *block, struct pleat_error *err) {
+    int rc = table_builder_failed(builder, err);
+    if (rc < 0) {
+        return rc;
+    }
+    ASSERT(block->entries > 0 && block->stored_bytes <= UINT32_MAX && block->image_bytes <= UINT32_MAX);
+    rc = table_builder_drain(builder, true, err);
+    if (rc == 0) {
+        rc = table_builder_begin_block(builder, block->first_key, block->last_key, err);
+    }
+    if (rc == 0) {
+        rc = table_builder_count_block(builder, block, err);
+    }
+    if (rc == 0) {
+        rc = table_builder_room(builder, block->stored_bytes, err);
+    }
+    if (rc == 0) {
+        struct table_section stored;
+        memcpy(builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES, block->stored, block->stored_bytes);
+        table_builder_seal(builder, block->codec, block->stored_bytes, block->image_bytes, &stored);
+        rc = table_index_parts_block(builder->store->mem, &builder->index, &stored.handle, err);
+    }
+    builder->failure = rc;
+    return rc;
+}
+
+uint64_t table_builder_bytes(const struct table_builder *builder) {
+    return builder->written + builder->buffer.bytes + block_builder_bytes(builder->block);
+}
+
+uint64_t table_builder_entries(const struct table_builder *builder) {
+    return builder->meta.entries;
+}
+
+/* ---- finish ----------------------------------------------------------------------------------------------------- */
+
+static int table_builder_finish_meta(struct table_builder *builder, struct pleat_error *err) {
+    struct table_meta *meta = &builder->meta;
+    meta->largest = mem_copy(builder->store->mem, builder->last_key.data, builder->last_key.bytes);
+    if (meta->largest == NULL) {
+        return error_no_memory(err, "the largest key of a table", builder->last_key.bytes);
+    }
+    meta->largest_bytes = (uint32_t)builder->last_key.bytes;
+    meta->number = builder->options.number;
+    meta->sequence_min = builder->options.sequence_min;
+    meta->sequence_max = builder->options.sequence_max;
+    meta->blocks = builder->index.blocks;
+    meta->codec = builder->options.codec;
+    meta->filter = builder->options.filter;
+    return 0;
+}
+
+static int table_builder_finish_index(struct table_builder *builder, struct table_footer *footer,
+                                      struct pleat_error *err) {
+    uint8_t *image = NULL;
+    size_t image_bytes = 0;
+    int rc = table_index_parts_image(builder->store->mem, &builder->index, &image, &image_bytes, err);
+    if (rc == 0) {
+        rc = table_builder_store(builder, image, image_bytes, builder->lz4_state != NULL, &footer->index, err);
+    }
+    mem_free(builder->store->mem, image);
+    return rc;
+}
+
+static int table_builder_finish_filter(struct table_builder *builder, struct table_footer *footer,
+                                       struct pleat_error *err) {
+    footer->filter.handle.offset = builder->written + builder->buffer.bytes;
+    if (builder->filter == NULL) {
+        return 0;
+    }
+    const uint8_t *image;
+    size_t image_bytes;
+    int rc = filter_builder_finish(builder->filter, &image, &image_bytes, err);
+    return rc < 0 ? rc : table_builder_store(builder, image, image_bytes, false, &footer->filter, err);
+}
+
+static int table_builder_finish_properties(struct table_builder *builder, struct table_footer *footer,
+                                           struct pleat_error *err) {
+    size_t bytes = table_properties_bytes(&builder->meta);
+    int rc = table_builder_room(builder, bytes, err);
+    if (rc < 0) {
+        return rc;
+    }
+    uint8_t *image = builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES;
+    table_properties_encode(image, &builder->meta, &builder->options.grouping);
+    table_builder_seal(builder, PLEAT_CODEC_NONE, bytes, bytes, &footer->properties);
+    return 0;
+}
+
+static int table_builder_finish_footer(struct table_builder *builder, struct table_footer *footer,
+                                       struct pleat_error *err) {
+    int rc = table_bytes_reserve(builder->store->mem, &builder->buffer, TABLE_FOOTER_BYTES, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct table_meta *meta = &builder->meta;
+    meta->file_bytes = builder->written + builder->buffer.bytes + TABLE_FOOTER_BYTES;
+    footer->number = meta->number;
+    footer->file_bytes = meta->file_bytes;
+    footer->entries = meta->entries;
+    footer->blocks = meta->blocks;
+    table_footer_encode(builder->buffer.data + builder->buffer.bytes, builder->store->store_id, builder->seed, footer);
+    builder->buffer.bytes += TABLE_FOOTER_BYTES;
+    meta->footer_checksum = footer->checksum;
+    return table_builder_write(builder, err);
+}
+
+int table_builder_finish(struct table_builder *builder, struct table_meta *ret_meta, struct pleat_error *err) {
+    int rc = table_builder_failed(builder, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (builder->meta.entries == 0) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a table without entries", builder->name);
+    }
+    const struct vfs *vfs = builder->store->vfs;
+    struct table_footer footer = {0};
+    rc = table_builder_drain(builder, true, err);
+    rc = rc < 0 ? rc : table_builder_finish_meta(builder, err);
+    rc = rc < 0 ? rc : table_builder_finish_index(builder, &footer, err);
+    rc = rc < 0 ? rc : table_builder_finish_filter(builder, &footer, err);
+    rc = rc < 0 ? rc : table_builder_finish_properties(builder, &footer, err);
+    rc = rc < 0 ? rc : table_builder_finish_footer(builder, &footer, err);
+    rc = rc < 0 ? rc : vfs->file_sync(builder->file, err);
+    builder->failure = rc;
+    if (rc < 0) {
+        return rc;
+    }
+    vfs->file_close(builder->file);
+    builder->file = NULL;
+    builder->finished = true;
+    *ret_meta = builder->meta;
+    builder->meta.smallest = NULL;
+    builder->meta.largest = NULL;
+    return 0;
+}

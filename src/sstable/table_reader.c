@@ -1,0 +1,241 @@
+/*
+ * table_reader.c - opening a table and point lookups.
+ *
+ *     table_get:  index -> slot -> frame (loaded on a miss) -> block_get
+ *
+ * The file is verified in two layers. What decides about memory safety (lengths, order of separators, block images) is
+ * checked whatever the checksums say; what decides about truth (identity, counts, key range) is compared with the meta
+ * that the manifest keeps (T3). A block is checked at each load, before its frame is published, and then never again.
+ *
+ * A load reads header and stored bytes with one call into the stack, or into the heap when they are long. The time goes
+ * into the system call and the decoder; the copy of a raw block is noise beside them.
+ */
+#include "sstable/table_internal.h"
+
+#include "base/bytes.h"
+#include "base/error.h"
+
+#include <string.h>
+
+/* A load runs below a get: its buffer must not be what overflows a small thread stack. */
+#define TABLE_LOAD_STACK_BYTES 16384
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+static int table_meta_compare(const struct table *table, const struct table_meta *expected, struct pleat_error *err) {
+    const struct table_meta *found = &table->meta;
+    const struct {
+        const char *what;
+        uint64_t expected;
+        uint64_t found;
+    } rows[] = {
+        {"file length against the manifest", expected->file_bytes, found->file_bytes},
+        {"footer checksum against the manifest", expected->footer_checksum, found->footer_checksum},
+        {"entries against the manifest", expected->entries, found->entries},
+        {"tombstones against the manifest", expected->tombstones, found->tombstones},
+        {"key and value bytes against the manifest", expected->key_value_bytes, found->key_value_bytes},
+        {"least sequence against the manifest", expected->sequence_min, found->sequence_min},
+        {"greatest sequence against the manifest", expected->sequence_max, found->sequence_max},
+        {"least deadline against the manifest", expected->deadline_min_ms, found->deadline_min_ms},
+        {"blocks against the manifest", expected->blocks, found->blocks},
+        {"longest key against the manifest", expected->key_bytes_max, found->key_bytes_max},
+        {"codec against the manifest", expected->codec, found->codec},
+        {"filter against the manifest", expected->filter, found->filter},
+        {"length of the smallest key against the manifest", expected->smallest_bytes, found->smallest_bytes},
+        {"length of the largest key against the manifest", expected->largest_bytes, found->largest_bytes},
+    };
+    uint64_t offset = table->footer.properties.handle.offset;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (rows[i].expected != rows[i].found) {
+            return error_corrupt(err, table->name, offset, rows[i].what, rows[i].expected, rows[i].found);
+        }
+    }
+    if (key_compare(expected->smallest, expected->smallest_bytes, found->smallest, found->smallest_bytes) != 0) {
+        return error_corrupt(err, table->name, offset, "smallest key against the manifest, equal", 1, 0);
+    }
+    if (key_compare(expected->largest, expected->largest_bytes, found->largest, found->largest_bytes) != 0) {
+        return error_corrupt(err, table->name, offset, "largest key against the manifest, equal", 1, 0);
+    }
+    return 0;
+}
+
+static int table_open_filter(struct table *table, struct pleat_error *err) {
+    const struct table_section *section = &table->footer.filter;
+    if (section->handle.stored_bytes == 0) {
+        return 0;
+    }
+    int rc = table_section_read(table->store, table->file, table->seed, section, table->name, &table->filter, err);
+    if (rc < 0) {
+        return rc;
+    }
+    const char *wrong = filter_verify(table->filter, section->handle.image_bytes);
+    if (wrong != NULL) {
+        return error_corrupt(err, table->name, section->handle.offset, wrong, 0, 1);
+    }
+    return 0;
+}
+
+static int table_open_sections(struct table *table, const struct table_meta *expected, struct pleat_error *err) {
+    const struct table_store *store = table->store;
+    int rc = table_footer_read(store, table->file, table->meta.number, table->name, &table->footer, err);
+    if (rc < 0) {
+        return rc;
+    }
+    uint8_t *image = NULL;
+    rc = table_section_read(store, table->file, table->seed, &table->footer.properties, table->name, &image, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = table_properties_decode(store->mem, image, &table->footer, table->name, &table->meta, &table->grouping, err);
+    mem_free(store->mem, image);
+    if (rc == 0 && expected != NULL) {
+        rc = table_meta_compare(table, expected, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    rc = table_section_read(store, table->file, table->seed, &table->footer.index, table->name, &image, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = table_index_new(store->mem, image, &table->footer, table->name, &table->index, err);
+    mem_free(store->mem, image);
+    return rc < 0 ? rc : table_open_filter(table, err);
+}
+
+int table_open_as(const struct table_store *store, uint64_t number, const struct table_meta *expected,
+                  struct table **ret_table, struct pleat_error *err) {
+    struct table *table = mem_zalloc(store->mem, 1, sizeof *table);
+    if (table == NULL) {
+        return error_no_memory(err, "a table", sizeof *table);
+    }
+    table->store = store;
+    table->meta.number = number;
+    table->seed = table_seed(store->store_id, number);
+    table_name(number, table->name);
+    int rc = store->vfs->file_open(store->dir, table->name, VFS_FILE_READ, 0, &table->file, err);
+    if (rc < 0) {
+        table->file = NULL;
+        goto failed;
+    }
+    rc = table_open_sections(table, expected, err);
+    if (rc < 0) {
+        goto failed;
+    }
+    table->charged_bytes = sizeof *table + table->index->memory_bytes + table->footer.filter.handle.image_bytes;
+    cache_charge(store->cache, (int64_t)table->charged_bytes);
+    *ret_table = table;
+    return 0;
+failed:
+    table_close(table);
+    return rc;
+}
+
+int table_open(const struct table_store *store, const struct table_meta *meta, struct table **ret_table,
+               struct pleat_error *err) {
+    return table_open_as(store, meta->number, meta, ret_table, err);
+}
+
+void table_close(struct table *table) {
+    if (table == NULL) {
+        return;
+    }
+    const struct table_store *store = table->store;
+    if (table->charged_bytes > 0) {
+        cache_slots_clear(store->cache, table->index->slots, table->index->blocks);
+        cache_charge(store->cache, -(int64_t)table->charged_bytes);
+    }
+    if (table->file != NULL) {
+        store->vfs->file_close(table->file);
+    }
+    table_index_free(store->mem, table->index);
+    mem_free(store->mem, table->filter);
+    table_meta_fini(store->mem, &table->meta);
+    mem_free(store->mem, table);
+}
+
+/* ---- blocks ----------------------------------------------------------------------------------------------------- */
+
+/* X3: an image that is sound in itself must also be the one that the index promised. */
+static int table_block_verify(const struct table *table, uint32_t block, const uint8_t *image, size_t image_bytes,
+                              struct pleat_error *err) {
+    const struct table_index *index = table->index;
+    uint64_t offset = index->handles[block].offset;
+    size_t at = 0;
+    const char *wrong = block_verify(image, image_bytes, &at);
+    if (wrong != NULL) {
+        return error_corrupt(err, table->name, offset, wrong, 0, at);
+    }
+    if (block > 0) {
+        struct pleat_slice lower = table_index_separator(index, block - 1);
+        uint32_t first = block_seek(image, lower.data, lower.bytes);
+        if (first != 0) {
+            return error_corrupt(err, table->name, offset, "keys of a block below its separator", 0, first);
+        }
+    }
+    if (block < index->separators) {
+        struct pleat_slice upper = table_index_separator(index, block);
+        uint32_t end = block_seek(image, upper.data, upper.bytes);
+        if (end != block_count(image)) {
+            return error_corrupt(err, table->name, offset, "keys of a block below the next separator",
+                                 block_count(image), end);
+        }
+    }
+    return 0;
+}
+
+int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct pleat_error *err) {
+    struct table_load *load = context;
+    const struct table *table = load->table;
+    const struct table_handle *handle = &table->index->handles[load->block];
+    ASSERT(image_bytes == handle->image_bytes);
+    uint8_t stack[TABLE_LOAD_STACK_BYTES];
+    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)handle->stored_bytes;
+    uint8_t *heap = NULL;
+    uint8_t *piece = load->piece;
+    if (piece == NULL && piece_bytes <= sizeof stack) {
+        piece = stack;
+    } else if (piece == NULL) {
+        piece = heap = mem_alloc(table->store->mem, piece_bytes);
+        if (heap == NULL) {
+            return error_no_memory(err, "the stored bytes of a block", piece_bytes);
+        }
+    }
+    int rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, piece, err);
+    if (rc == 0) {
+        rc = table_piece_decode(piece, handle, image, table->name, err);
+    }
+    if (rc == 0 && piece[TABLE_HEADER_CODEC] != PLEAT_CODEC_NONE) {
+        block_offsets_unpack(image, image_bytes);
+    }
+    if (rc == 0) {
+        rc = table_block_verify(table, load->block, image, image_bytes, err);
+    }
+    load->piece_filled = rc == 0;
+    mem_free(table->store->mem, heap);
+    return rc;
+}
+
+/* ---- lookups ---------------------------------------------------------------------------------------------------- */
+
+void table_prefetch(const struct table *table, uint64_t hash) {
+    if (table->filter != NULL) {
+        filter_prefetch(table->filter, hash);
+    }
+}
+
+bool table_may_contain(const struct table *table, uint64_t hash) {
+    return table->filter == NULL || filter_may_contain(table->filter, hash);
+}
+
+int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_t hash, enum cache_use use,
+              struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err) {
+    struct table_load load = {.table = table, .block = table_index_find(table->index, key, key_bytes)};
+    struct cache_frame *frame;
+    int rc = table_fetch(table, &load, use, &frame, err);
+    if (UNLIKELY(rc < 0)) {
+        return rc;
+    }
+    *ret_frame = frame;
+    return block_get(frame->data, key, key_bytes, hash, ret_entry);
+}

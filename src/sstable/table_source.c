@@ -1,0 +1,441 @@
+/*
+ * table_source.c - an ordered walk over a table inside bounds, one pinned block at a time.
+ *
+ * Bounds are settled once, when the source is made: the first and the last block that can hold a key inside them, by
+ * the index's word alone. Within a block they become two entry numbers, so that a step compares an integer, never a
+ * key. A bounded scan therefore ends at the last block without loading the one behind it.
+ *
+ *      first_block                    last_block
+ *     [..lower######]  [##########]  [#####upper..]
+ *          ^begin                          ^end          begin/end of the pinned block; elsewhere 0 and its count
+ *
+ * A key is materialised behind the block's prefix, which is copied once a block; values point into the frame. Moving
+ * forward reads from where the last entry ended, and asks for the lines 1 KiB ahead (a quarter less time in
+ * the prototype).
+ *
+ *   Q1  `frame` is pinned by the source whenever it is not NULL, and is the frame of `block`.
+ *   Q2  On an entry: begin <= entry_index < end, and `next_at` is where entry_index + 1 would begin.
+ *   Q3  An epoch is held only while a frame is looked up and pinned.
+ */
+#include "sstable/table_internal.h"
+
+#include "base/error.h"
+#include "sstable/block_inline.h"
+
+#include <string.h>
+
+#define TABLE_AHEAD_BYTES 1024                      /* of the entry that is read, inside a block */
+#define TABLE_SHORT_BLOCKS 8                        /* a read of more blocks in a row is a scan */
+#define TABLE_READ_AHEAD_BYTES ((uint64_t)2 << 20)  /* of the block that is read, in the file */
+
+struct table_source {
+    struct source source;
+    const uint8_t *next_at; /* Q2 */
+    uint8_t *key_buffer;
+    size_t prefix_bytes;    /* of the pinned block; key_buffer begins with it */
+    uint32_t entry_index;
+    uint32_t begin;
+    uint32_t end;
+    uint32_t block;
+    uint32_t first_block;
+    uint32_t last_block;    /* below first_block: nothing lies inside the bounds */
+    bool on_entry;
+    bool bounds_empty;
+    bool piece_filled;      /* piece holds the stored form of `block` */
+    uint32_t blocks_read;   /* in a row */
+    const uint8_t *image;   /* of `block`: the pinned frame's, or `own`; NULL: none */
+    struct cache_frame *frame;
+    struct table *table;
+    uint8_t *own;           /* room for any block of the table; NULL until a block is read past the cache */
+    uint8_t *piece;         /* NULL until table_source_block is first used; then room for any stored block and ... */
+    uint8_t *last_key;      /* ... for a key */
+    uint64_t read_ahead_end; /* bytes of the file already asked for */
+    struct source_bounds bounds;
+};
+
+static const struct source_ops table_source_ops;
+
+static inline struct table_source *table_source_of(struct source *source) {
+    return (struct table_source *)source;
+}
+
+/* ---- blocks ----------------------------------------------------------------------------------------------------- */
+
+static void table_source_release(struct table_source *self) {
+    if (self->frame != NULL) {
+        cache_unpin(self->table->store->cache, self->frame);
+        self->frame = NULL;
+    }
+    self->image = NULL;
+    self->on_entry = false;
+    self->piece_filled = false;
+}
+
+/* A long scan tells the system what it is about to read, some MiB at a time. */
+static void table_source_read_ahead(struct table_source *self, uint32_t block) {
+    const struct table_index *index = self->table->index;
+    uint64_t offset = index->handles[block].offset;
+    if (self->bounds.fill_cache || offset + TABLE_READ_AHEAD_BYTES / 2 <= self->read_ahead_end) {
+        return;
+    }
+    const struct table_handle *last = &index->handles[self->last_block];
+    uint64_t end = last->offset + TABLE_HEADER_BYTES + last->stored_bytes;
+    uint64_t from = offset > self->read_ahead_end ? offset : self->read_ahead_end;
+    uint64_t bytes = TABLE_READ_AHEAD_BYTES < end - offset ? TABLE_READ_AHEAD_BYTES : end - offset;
+    if (offset + bytes > from) {
+        self->table->store->vfs->file_will_read(self->table->file, from, offset + bytes - from);
+        self->read_ahead_end = offset + bytes;
+    }
+}
+
+/* Inside an epoch. The slot's neighbour is a guess at what comes next: its frame's first lines are fetched. */
+static inline void table_source_prefetch(const struct table_source *self, uint32_t block) {
+    const struct cache_frame *frame = cache_slot_load(&self->table->index->slots[block]);
+    if (frame != NULL) {
+        const uint8_t *image = frame->data;
+        __builtin_prefetch(image);
+        __builtin_prefetch(image + 64);
+        __builtin_prefetch(image + 128);
+        __builtin_prefetch(image + 192);
+    }
+}
+
+/* A block that is not cached goes to the source's own memory: what a compaction reads is dead when it is done, and a
+ * buffer that is used again and again stays in the processor's cache. Not inside an epoch. */
+static int table_source_load_own(struct table_source *self, struct table_load *load) {
+    const struct table_index *index = self->table->index;
+    size_t room = (size_t)index->image_bytes_max + BLOCK_READ_BEYOND;
+    if (self->own == NULL && (self->own = mem_alloc(self->table->store->mem, room)) == NULL) {
+        return error_no_memory(&self->source.error, "a block read past the cache", room);
+    }
+    size_t bytes = index->handles[load->block].image_bytes;
+    memset(self->own + bytes, 0, BLOCK_READ_BEYOND);
+    int rc = table_load_block(load, self->own, bytes, &self->source.error);
+    if (rc == 0) {
+        self->image = self->own;
+    }
+    return rc;
+}
+
+/* Finds or loads a block: in the cache and pinned, or in `own`. */
+static int table_source_pin(struct table_source *self, uint32_t block) {
+    struct source *source = &self->source;
+    const struct table_store *store = self->table->store;
+    struct table_load load = {.table = self->table, .piece = self->piece, .block = block};
+    struct epoch_slot *slot;
+    error_clear(&source->error);
+    int rc = epoch_enter(cache_epoch(store->cache), &slot);
+    if (rc < 0) {
+        return error_set(&source->error, rc, 0, "%s: no memory to register a reader", self->table->name);
+    }
+    struct cache_frame *frame = NULL;
+    if (self->bounds.fill_cache) {
+        /* A short read is worth keeping; what turns out to be a long scan must not displace it. */
+        enum cache_use use = self->blocks_read++ < TABLE_SHORT_BLOCKS ? CACHE_GET : CACHE_SCAN;
+        rc = table_fetch(self->table, &load, use, &frame, &source->error);
+    } else {
+        frame = cache_slot_load(&self->table->index->slots[block]);
+    }
+    if (rc == 0 && frame != NULL) {
+        cache_pin(frame);
+        self->frame = frame;
+        self->image = frame->data;
+    }
+    epoch_leave(slot);
+    if (rc == 0 && frame == NULL) {
+        rc = table_source_load_own(self, &load);
+    }
+    self->piece_filled = self->piece != NULL && load.piece_filled;
+    return rc;
+}
+
+/* Pins `block` and finds which of its entries lie inside the bounds. */
+static int table_source_enter(struct table_source *self, uint32_t block) {
+    if (self->image != NULL && self->block == block) {
+        return 0;
+    }
+    table_source_release(self);
+    table_source_read_ahead(self, block);
+    int rc = table_source_pin(self, block);
+    if (UNLIKELY(rc < 0)) {
+        return rc;
+    }
+    const uint8_t *image = self->image;
+    const struct source_bounds *bounds = &self->bounds;
+    self->block = block;
+    self->begin = block == self->first_block && bounds->lower != NULL
+                      ? block_seek(image, bounds->lower, bounds->lower_bytes)
+                      : 0;
+    self->end = block == self->last_block && bounds->upper != NULL
+                    ? block_seek(image, bounds->upper, bounds->upper_bytes)
+                    : block_count(image);
+    self->prefix_bytes = block_prefix_copy(image, self->key_buffer);
+    return 0;
+}
+
+/* ---- entries ---------------------------------------------------------------------------------------------------- */
+
+static inline int table_source_read(struct table_source *self, const uint8_t *p) {
+    __builtin_prefetch((const void *)((uintptr_t)p + TABLE_AHEAD_BYTES));
+    __builtin_prefetch((const void *)((uintptr_t)p + TABLE_AHEAD_BYTES + 64));
+    self->next_at = block_entry_read(p, self->prefix_bytes, self->key_buffer, &self->source.entry);
+    return 0;
+}
+
+/* Stands on entry i of the pinned block, which lies inside the bounds. */
+static int table_source_stand(struct table_source *self, uint32_t i) {
+    self->entry_index = i;
+    self->on_entry = true;
+    return table_source_read(self, block_entry_at(self->image, i));
+}
+
+static int table_source_end(struct table_source *self) {
+    self->on_entry = false;
+    return PLEAT_END;
+}
+
+/* The first entry inside the bounds in `block` or behind it. */
+static int table_source_forward(struct table_source *self, uint32_t block) {
+    for (; block <= self->last_block; block++) {
+        int rc = table_source_enter(self, block);
+        if (rc < 0) {
+            return rc;
+        }
+        if (self->begin < self->end) {
+            return table_source_stand(self, self->begin);
+        }
+    }
+    return table_source_end(self);
+}
+
+/* The last entry inside the bounds in `block` or before it. */
+static int table_source_backward(struct table_source *self, uint32_t block) {
+    for (;;) {
+        int rc = table_source_enter(self, block);
+        if (rc < 0) {
+            return rc;
+        }
+        if (self->begin < self->end) {
+            return table_source_stand(self, self->end - 1);
+        }
+        if (block == self->first_block) {
+            return table_source_end(self);
+        }
+        block--;
+    }
+}
+
+static int table_source_first(struct source *source) {
+    struct table_source *self = table_source_of(source);
+    return self->bounds_empty ? table_source_end(self) : table_source_forward(self, self->first_block);
+}
+
+static int table_source_last(struct source *source) {
+    struct table_source *self = table_source_of(source);
+    return self->bounds_empty ? table_source_end(self) : table_source_backward(self, self->last_block);
+}
+
+static int table_source_seek(struct source *source, const uint8_t *key, size_t key_bytes) {
+    struct table_source *self = table_source_of(source);
+    uint32_t block = table_index_find(self->table->index, key, key_bytes);
+    if (self->bounds_empty || block > self->last_block) {
+        return table_source_end(self);
+    }
+    if (block < self->first_block) {
+        return table_source_forward(self, self->first_block);
+    }
+    int rc = table_source_enter(self, block);
+    if (rc < 0) {
+        return rc;
+    }
+    uint32_t i = block_seek(self->image, key, key_bytes);
+    i = i < self->begin ? self->begin : i;
+    if (LIKELY(i < self->end)) {
+        return table_source_stand(self, i);
+    }
+    return block < self->last_block ? table_source_forward(self, block + 1) : table_source_end(self);
+}
+
+static int table_source_seek_before(struct source *source, const uint8_t *key, size_t key_bytes) {
+    struct table_source *self = table_source_of(source);
+    uint32_t block = table_index_find_before(self->table->index, key, key_bytes);
+    if (self->bounds_empty || block < self->first_block) {
+        return table_source_end(self);
+    }
+    if (block > self->last_block) {
+        return table_source_backward(self, self->last_block);
+    }
+    int rc = table_source_enter(self, block);
+    if (rc < 0) {
+        return rc;
+    }
+    uint32_t i = block_seek(self->image, key, key_bytes);
+    i = i > self->end ? self->end : i;
+    if (LIKELY(i > self->begin)) {
+        return table_source_stand(self, i - 1);
+    }
+    return block > self->first_block ? table_source_backward(self, block - 1) : table_source_end(self);
+}
+
+static int table_source_next_block(struct table_source *self) {
+    return self->block < self->last_block ? table_source_forward(self, self->block + 1) : table_source_end(self);
+}
+
+static int table_source_next(struct source *source) {
+    struct table_source *self = table_source_of(source);
+    DEBUG_ASSERT(self->on_entry); /* S3 */
+    if (LIKELY(self->entry_index + 1 < self->end)) {
+        self->entry_index++;
+        return table_source_read(self, self->next_at);
+    }
+    return table_source_next_block(self);
+}
+
+static int table_source_prev(struct source *source) {
+    struct table_source *self = table_source_of(source);
+    DEBUG_ASSERT(self->on_entry); /* S3 */
+    if (LIKELY(self->entry_index > self->begin)) {
+        return table_source_stand(self, self->entry_index - 1);
+    }
+    return self->block > self->first_block ? table_source_backward(self, self->block - 1) : table_source_end(self);
+}
+
+static void table_source_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
+    struct table_source *self = table_source_of(source);
+    uint32_t block = table_index_find(self->table->index, key, key_bytes);
+    block = block < self->first_block ? self->first_block : block;
+    struct epoch_slot *slot;
+    if (self->bounds_empty || block > self->last_block ||
+        epoch_enter(cache_epoch(self->table->store->cache), &slot) < 0) {
+        return; /* advice only */
+    }
+    table_source_prefetch(self, block);
+    epoch_leave(slot);
+}
+
+static void table_source_free(struct source *source) {
+    struct table_source *self = table_source_of(source);
+    const struct mem *mem = self->table->store->mem;
+    table_source_release(self);
+    mem_free(mem, self->own);
+    mem_free(mem, self->piece);
+    mem_free(mem, self->last_key);
+    mem_free(mem, self);
+}
+
+static const struct source_ops table_source_ops = {
+    .first = table_source_first,
+    .last = table_source_last,
+    .seek = table_source_seek,
+    .seek_before = table_source_seek_before,
+    .next = table_source_next,
+    .prev = table_source_prev,
+    .prepare = table_source_prepare,
+    .free = table_source_free,
+};
+
+int table_source_new(struct table *table, const struct source_bounds *bounds, struct source **ret_source,
+                     struct pleat_error *err) {
+    const struct table_index *index = table->index;
+    size_t bytes = sizeof(struct table_source) + table_key_room(table);
+    struct table_source *self = mem_alloc(table->store->mem, bytes);
+    if (self == NULL) {
+        return error_no_memory(err, "a source over a table", bytes);
+    }
+    memset(self, 0, sizeof *self);
+    self->source.ops = &table_source_ops;
+    self->table = table;
+    self->bounds = *bounds;
+    self->key_buffer = (uint8_t *)(self + 1);
+    self->first_block = bounds->lower != NULL ? table_index_find(index, bounds->lower, bounds->lower_bytes) : 0;
+    self->last_block = bounds->upper != NULL ? table_index_find_before(index, bounds->upper, bounds->upper_bytes)
+                                             : index->blocks - 1;
+    self->bounds_empty = self->first_block > self->last_block;
+    *ret_source = &self->source;
+    return 0;
+}
+
+bool table_source_is(const struct source *source) {
+    return source->ops == &table_source_ops;
+}
+
+/* ---- copying blocks as stored ----------------------------------------------------------------------------------- */
+
+static int table_source_block_room(struct table_source *self) {
+    const struct mem *mem = self->table->store->mem;
+    struct pleat_error *err = &self->source.error;
+    error_clear(err);
+    size_t key_bytes = table_key_room(self->table);
+    if (self->last_key == NULL && (self->last_key = mem_alloc(mem, key_bytes)) == NULL) {
+        return error_no_memory(err, "the last key of a block", key_bytes);
+    }
+    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)self->table->index->stored_bytes_max;
+    if (self->piece == NULL && (self->piece = mem_alloc(mem, piece_bytes)) == NULL) {
+        return error_no_memory(err, "the stored bytes of a block", piece_bytes);
+    }
+    return 0;
+}
+
+/* A table without tombstones and deadlines needs no walk: its counts were verified when it was written and opened. */
+static bool table_source_block_droppable(const struct table_source *self) {
+    const struct table_meta *meta = &self->table->meta;
+    if (meta->tombstones == 0 && meta->deadline_min_ms == 0) {
+        return false;
+    }
+    const uint8_t *p = block_entry_at(self->image, 0);
+    for (uint32_t i = 0; i < self->end; i++) {
+        struct entry entry;
+        uint32_t suffix_bytes;
+        p = block_entry_parse(p, &entry, &suffix_bytes);
+        if (entry.kind != ENTRY_PUT || entry.deadline_ms != 0) {
+            return true;
+        }
+        p += suffix_bytes + entry.value_bytes;
+    }
+    return false;
+}
+
+int table_source_block(struct source *source, struct table_block *ret_block) {
+    struct table_source *self = table_source_of(source);
+    DEBUG_ASSERT(table_source_is(source) && self->on_entry);
+    const uint8_t *image = self->image;
+    uint32_t count = block_count(image);
+    if (self->entry_index != 0 || self->begin != 0 || self->end != count) {
+        return PLEAT_ABSENT;
+    }
+    int rc = table_source_block_room(self);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct table *table = self->table;
+    const struct table_handle *handle = &table->index->handles[self->block];
+    if (!self->piece_filled) {
+        /* The frame came from the cache, which keeps no stored bytes. From here on loads leave them in `piece`. */
+        rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, self->piece,
+                              &source->error);
+        if (rc < 0) {
+            return rc;
+        }
+        self->piece_filled = true;
+    }
+    struct entry last;
+    block_entry(image, count - 1, self->last_key, false, &last);
+    *ret_block = (struct table_block){
+        .image = image,
+        .image_bytes = handle->image_bytes,
+        .stored = self->piece + TABLE_HEADER_BYTES,
+        .stored_bytes = handle->stored_bytes,
+        .codec = self->piece[TABLE_HEADER_CODEC],
+        .entries = count,
+        .first_key = {source->entry.key, source->entry.key_bytes},
+        .last_key = {last.key, last.key_bytes},
+        .has_tombstones = table_source_block_droppable(self),
+    };
+    return 0;
+}
+
+int table_source_skip_block(struct source *source) {
+    struct table_source *self = table_source_of(source);
+    DEBUG_ASSERT(table_source_is(source) && self->on_entry);
+    return table_source_next_block(self);
+}
