@@ -1,0 +1,47 @@
+/*
+ * output.h - the tables that a flush or a compaction writes: one run, cut into files, all of it or nothing.
+ *
+ * Entries and ready blocks go in in key order. A table is cut when it has reached its size, when a table of the next
+ * deeper level ends and it is nearly full, or when it overlaps so much of that level that compacting it later would be
+ * a large job. Finished tables are put into the edit at once; output_abandon takes them out again and unlinks them.
+ *
+ *   U1  Between output_init and output_finish or output_abandon the edit's tail holds only this run's tables.
+ *   U2  After output_abandon no file of the run is left and the edit is as it was.
+ */
+#ifndef PLEAT_COMPACTION_OUTPUT_H
+#define PLEAT_COMPACTION_OUTPUT_H
+
+#include "compaction/compact.h"
+
+struct output {
+    struct registry *registry;
+    const struct space_info *space;
+    const struct compaction_options *options;
+    const struct level *below; /* the level below the output, or NULL */
+    struct edit *edit;
+    struct table_builder *builder;
+    uint64_t sequence_min;
+    uint64_t sequence_max;
+    uint64_t bytes; /* of finished files */
+    uint64_t entries;
+    uint64_t below_bytes; /* of the tables below that the current table has passed */
+    size_t below_index;
+    size_t edit_start; /* added tables of the edit that are not ours */
+    unsigned level;
+};
+
+/* Everything is borrowed. `version` supplies the space and the level below. */
+void output_init(struct output *output, struct registry *registry, const struct version *version, uint32_t slot,
+                 const struct compaction_options *options, unsigned level, uint64_t sequence_min, uint64_t sequence_max,
+                 struct edit *edit);
+/* The codec (enum pleat_codec) and filter (enum filter_kind) of a table in this level of the space. */
+uint8_t output_codec(const struct space_info *space, unsigned level);
+uint8_t output_filter(unsigned level);
+int output_add(struct output *output, const struct entry *entry, struct pleat_error *err);
+int output_add_block(struct output *output, const struct table_block *block, struct pleat_error *err);
+/* Finishes the last table. */
+int output_finish(struct output *output, struct pleat_error *err);
+/* After any error of the above, or to give up. Idempotent. */
+void output_abandon(struct output *output);
+
+#endif
