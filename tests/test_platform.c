@@ -143,7 +143,8 @@ struct listing {
 static int listing_add(void *context, const char *name) {
     struct listing *listing = context;
     if (listing->count < 8) {
-        strcat(strcat(listing->names, name), " ");
+        size_t used = strlen(listing->names);
+        (void)snprintf(listing->names + used, sizeof listing->names - used, "%s ", name);
     }
     return ++listing->count == listing->stop_after ? 42 : 0;
 }

@@ -607,13 +607,17 @@ Test(simfs, locks_exclude_and_a_crash_drops_them) {
     disk_free(&disk);
 }
 
+#define JOINED_BYTES 1024
+
 static int join_names(void *context, const char *name) {
-    strcat(strcat(context, name), " ");
+    char *joined = context;
+    size_t used = strlen(joined);
+    (void)snprintf(joined + used, JOINED_BYTES - used, "%s ", name);
     return 0;
 }
 
 Test(simfs, the_same_seed_is_the_same_disk) {
-    char lists[2][64] = {{0}};
+    char lists[2][JOINED_BYTES] = {{0}};
     uint8_t noise[2][16];
     uint64_t hashes[2][SIMFS_MODELS];
     for (int run = 0; run < 2; run++) {

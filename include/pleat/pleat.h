@@ -153,7 +153,9 @@ struct pleat_options {
     /* Called from any thread, never while a lock of the store is held that a reader needs. */
     void (*on_log)(void *context, int level, const char *message);
     void *on_log_context;
-    /* Called after the durable position advanced: everything up to `sequence` of `history` is durable. */
+    /* Called after the durable position advanced: everything up to `sequence` of `history` is durable. From any thread,
+     * now and then from one that is committing: it may read the store, but must not write, sync, wait or close. Two
+     * calls may come out of order: the highest sequence counts. */
     void (*on_durable)(void *context, uint64_t history, uint64_t sequence);
     void *on_durable_context;
 };

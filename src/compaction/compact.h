@@ -2,8 +2,8 @@
  * compact.h - turning memtables and tables into better tables: flush, choice, merge, survival.
  *
  *   K1  A flush writes one run for each dirty space. If its key range overlaps nothing in the space's tree it is
- * written in its final form (the space's codec, fuse filter) straight to the deepest level; otherwise raw with a Bloom
- *       filter to level 0. A run is cut into tables of table_bytes.
+ *       written in its final form (the space's codec, fuse filter) straight to the deepest level; otherwise raw with a
+ *       Bloom filter to level 0. A run is cut into tables of table_bytes.
  *   K2  A tombstone is dropped only when no deeper level of the version has a table whose range holds its key, and no
  *       run of level 0 older than the inputs does.
  *   K3  A compaction's inputs are closed: for a level-0 input every older level-0 table that overlaps it is an input,

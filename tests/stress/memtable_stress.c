@@ -5,8 +5,8 @@
  *
  * The history is a pure function of the generation's number, so that a reader knows exactly what the sequence that it
  * acquired must show: commit s adds the keys of ranks [(s-1) * NEW, s * NEW) and overwrites the hot key s mod HOT,
- * twice within the commit, first with a value that nobody may ever see. The ranks are drawn from all shapes of keys: wide
- * nodes, long shared paths, nested prefixes. When a generation is full, its arena is released and taken again.
+ * twice within the commit, first with a value that nobody may ever see. The ranks are drawn from all shapes of keys:
+ * wide nodes, long shared paths, nested prefixes. When a generation is full, its arena is released and taken again.
  */
 #include "base/bytes.h"
 #include "base/hash.h"

@@ -233,7 +233,7 @@ static inline void room_open(struct room *room, const struct mem *mem) {
     room->vfs.file_write = fault_write;
     room->vfs.file_size = fault_size;
     room->vfs.file_sync = fault_sync;
-    strcpy(room->path, "/tmp/pleat-table-XXXXXX");
+    (void)snprintf(room->path, sizeof room->path, "/tmp/pleat-table-XXXXXX");
     cr_assert_not_null(mkdtemp(room->path));
     room->store = (struct table_store){.vfs = &room->vfs, .mem = mem, .file_mode = 0600, .store_id = "0123456789abcde"};
     cr_assert_eq(vfs_posix.dir_open(&vfs_posix, &mem_system, room->path, VFS_DIR_EXISTING, 0, &room->store.dir, NULL),

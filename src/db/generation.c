@@ -1,0 +1,257 @@
+/*
+ * generation.c - a generation's life: made with its log segment, filled, frozen, let go.
+ *
+ * All spaces freeze together at a commit boundary, with the cursors as of that commit (contract: "a generation freezes
+ * together"). One generation is one log segment, so that a flush kills whole segments.
+ */
+#include "base/assert.h"
+#include "db/db.h"
+
+#include <string.h>
+
+/* Entries handed to the memtables in one go: enough for the interleaved warm-up, small enough for the stack. */
+#define INSERT_GROUP 64
+/* Arena room for making memtables, beyond what the entries need. */
+#define TABLE_ROOM 256
+/* What a batch may take at the very most is far more than it does (a node that grows to 256 children), so an arena has
+ * twice the address space that a generation fills: no memory, and no rotation before it is due. */
+#define ARENA_SLACK_BYTES (256u << 10)
+
+uint64_t generation_arena_bytes(const struct pleat_options *options) {
+    uint64_t slack = options->memtable_bytes > ARENA_SLACK_BYTES ? options->memtable_bytes : ARENA_SLACK_BYTES;
+    return options->memtable_bytes + slack;
+}
+
+int generation_new(struct pleat_db *db, uint64_t arena_bytes, uint64_t segment, uint64_t first_sequence,
+                   struct generation **ret_generation, struct pleat_error *err) {
+    struct generation *generation = mem_zalloc(db->mem, 1, sizeof *generation);
+    if (generation == NULL) {
+        return error_no_memory(err, "a generation", sizeof *generation);
+    }
+    uint64_t usual = generation_arena_bytes(&db->options);
+    int rc = arena_acquire(db->pool, usual > arena_bytes ? usual : arena_bytes, &generation->arena, err);
+    if (rc < 0) {
+        mem_free(db->mem, generation);
+        return rc;
+    }
+    generation->db = db;
+    generation->segment = segment;
+    generation->first_sequence = first_sequence;
+    atomic_init(&generation->refs, 1);
+    cursor_set_init(&generation->cursors, db->mem);
+    *ret_generation = generation;
+    return 0;
+}
+
+void generation_ref(struct generation *generation) {
+    uint32_t refs = atomic_fetch_add_explicit(&generation->refs, 1, memory_order_relaxed);
+    ASSERT(refs > 0); /* relaxed: the caller holds a reference already, directly or through a view in its epoch */
+}
+
+void generation_unref(struct generation *generation) {
+    if (generation == NULL) {
+        return;
+    }
+    /* Release and acquire: what any holder did to the memory happens before it is handed back. */
+    if (atomic_fetch_sub_explicit(&generation->refs, 1, memory_order_acq_rel) == 1) {
+        struct pleat_db *db = generation->db;
+        arena_release(db->pool, generation->arena);
+        cursor_set_fini(&generation->cursors);
+        mem_free(db->mem, generation);
+    }
+}
+
+struct memtable *generation_table(const struct generation *generation, uint32_t slot, uint32_t space) {
+    /* acquire; pairs with the release in generation_table_new: space_ids[slot] is then set */
+    struct memtable *table = atomic_load_explicit(&generation->tables[slot], memory_order_acquire);
+    return table != NULL && generation->space_ids[slot] == space ? table : NULL;
+}
+
+struct memtable *generation_table_new(struct generation *generation, uint32_t slot, uint32_t space) {
+    struct memtable *table = atomic_load_explicit(&generation->tables[slot], memory_order_relaxed); /* own stores */
+    if (table != NULL) {
+        ASSERT(generation->space_ids[slot] == space); /* a drop rotates before its slot is used again */
+        return table;
+    }
+    table = memtable_new(generation->arena);
+    if (table != NULL) {
+        generation->space_ids[slot] = space;
+        if (generation->slots <= slot) {
+            generation->slots = slot + 1;
+        }
+        atomic_store_explicit(&generation->tables[slot], table, memory_order_release); /* pairs with generation_table */
+    }
+    return table;
+}
+
+uint64_t generation_bytes_max(struct wal_view view) {
+    uint64_t bytes = 0;
+    uint32_t space, last = UINT32_MAX;
+    struct entry entry;
+    while (wal_view_entry(&view, &space, &entry) == 0) {
+        bytes += memtable_entry_bytes_max(entry.key_bytes, entry.value_bytes);
+        bytes += space != last ? TABLE_ROOM : 0;
+        last = space;
+    }
+    return bytes + TABLE_ROOM;
+}
+
+int generation_insert(struct generation *generation, int (*slot_of)(const void *context, uint32_t space),
+                      const void *context, struct wal_view view, struct pleat_error *err) {
+    struct entry entries[INSERT_GROUP];
+    struct memtable *tables[INSERT_GROUP];
+    size_t held = 0;
+    uint32_t space, last_space = UINT32_MAX;
+    struct memtable *last_table = NULL;
+    int rc;
+    while ((rc = wal_view_entry(&view, &space, &entries[held])) == 0) {
+        if (space != last_space || last_table == NULL) {
+            int slot = slot_of(context, space);
+            if (slot < 0) {
+                return error_set(err, PLEAT_ERR_CORRUPT, 0,
+                                 "log record of sequence %llu: space %u is not in the manifest",
+                                 (unsigned long long)view.sequence, space);
+            }
+            last_table = generation_table_new(generation, (uint32_t)slot, space);
+            ASSERT(last_table != NULL); /* the caller reserved by generation_bytes_max */
+            last_space = space;
+        }
+        tables[held++] = last_table;
+        generation->records++;
+        if (held == INSERT_GROUP) {
+            memtable_insert(tables, entries, held);
+            held = 0;
+        }
+    }
+    if (rc < 0) {
+        return error_set(err, PLEAT_ERR_CORRUPT, 0, "log record of sequence %llu does not decode",
+                         (unsigned long long)view.sequence);
+    }
+    if (held > 0) {
+        memtable_insert(tables, entries, held);
+    }
+    return 0;
+}
+
+int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence, struct wal_tail predecessor,
+                  uint64_t record_bytes, struct segment **ret_segment, struct pleat_error *err) {
+    struct segment *segment = mem_zalloc(db->mem, 1, sizeof *segment);
+    if (segment == NULL) {
+        return error_no_memory(err, "a log segment", sizeof *segment);
+    }
+    uint64_t bytes = db->options.memtable_bytes + 4096;
+    if (bytes < record_bytes + 4096) {
+        bytes = record_bytes + 4096;
+    }
+    const struct table_store *store = registry_store(db->registry);
+    struct wal_writer_options options = {
+        .vfs = db->vfs,
+        .dir = db->dir,
+        .mem = db->mem,
+        .store_id = store->store_id,
+        .segment = number,
+        .bytes = bytes,
+        .predecessor = predecessor,
+        .first_sequence = first_sequence,
+        .file_mode = db->options.file_mode,
+        .by_write = db->options.log_by_write,
+    };
+    int rc = wal_writer_create(&options, &segment->writer, err);
+    if (rc < 0) {
+        mem_free(db->mem, segment);
+        return rc;
+    }
+    segment->number = number;
+    mutex_lock(&db->sync_mu);
+    struct segment **end = &db->segments;
+    while (*end != NULL) {
+        end = &(*end)->next;
+    }
+    *end = segment;
+    mutex_unlock(&db->sync_mu);
+    *ret_segment = segment;
+    return 0;
+}
+
+void generation_reserve_number(struct pleat_db *db) {
+    uint64_t number;
+    if (atomic_load_explicit(&db->reserved_number, memory_order_relaxed) == 0 && /* a number alone: no partner */
+        registry_file_number(db->registry, &number, NULL) == 0) {
+        atomic_store_explicit(&db->reserved_number, number, memory_order_relaxed);
+    }
+}
+
+int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record_bytes, struct pleat_error *err) {
+    mutex_check_held(&db->commit_mu);
+    struct generation *old = db->active;
+    struct segment *old_segment = db->active_segment;
+    uint64_t last = db_applied(db);
+    struct generation *next = NULL;
+    struct view *prepared = NULL;
+    struct segment *segment = NULL;
+    uint64_t number;
+    /* The cursors freeze as of the last commit: nobody else changes them while commit_mu is held. */
+    int rc = cursor_set_reserve(&old->cursors, db->cursors.count, err);
+    if (rc < 0) {
+        return rc;
+    }
+    number = atomic_exchange_explicit(&db->reserved_number, 0, memory_order_relaxed); /* a number alone: no partner */
+    if (number <= old->segment) { /* none, or one taken before a rotation that came first: segments count up */
+        rc = registry_file_number(db->registry, &number, err);
+    }
+    if (rc < 0) {
+        db_poison_by_registry(db);
+        return rc;
+    }
+    rc = generation_new(db, arena_bytes, number, last + 1, &next, err);
+    if (rc < 0) {
+        return rc;
+    }
+    prepared = view_prepare(db);
+    if (prepared == NULL) {
+        rc = error_no_memory(err, "a view", sizeof *prepared);
+        goto fail;
+    }
+    rc = segment_start(db, number, last + 1, wal_writer_tail(old_segment->writer), record_bytes, &segment, err);
+    if (rc < 0) {
+        goto fail;
+    }
+    cursor_set_assign(&old->cursors, &db->cursors);
+    old->last_sequence = last;
+    mutex_lock(&db->sync_mu);
+    old_segment->last_sequence = last;
+    old_segment->sealed = true;
+    mutex_unlock(&db->sync_mu);
+    db->active = next;
+    db->active_segment = segment;
+    db->populated_bytes = 0;
+    view_push(db, prepared, next);
+    generation_unref(next); /* the view holds it now; the old one's reference stays with the older views */
+    sync_ask(db, true, false);
+    scheduler_wake(db->scheduler);
+    return 0;
+fail:
+    view_discard(prepared);
+    generation_unref(next);
+    return rc;
+}
+
+static bool generation_none_frozen(struct pleat_db *db) {
+    struct generation *oldest;
+    return view_frozen(db, &oldest) == 0;
+}
+
+int generation_flush_all(struct pleat_db *db, struct pleat_error *err) {
+    mutex_check_held(&db->commit_mu);
+    int rc = work_until(db, generation_none_frozen, err); /* D3: one frozen generation at a time */
+    if (rc < 0) {
+        return rc;
+    }
+    if (db_applied(db) + 1 > db->active->first_sequence) {
+        rc = generation_rotate(db, 0, 0, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return work_until(db, generation_none_frozen, err);
+}

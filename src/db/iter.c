@@ -1,0 +1,419 @@
+/*
+ * iter.c - iterators and streaming scans over one view at one sequence.
+ *
+ *   view -> bounds -> sources (memtables, level-0 tables, levels) -> merge -> tombstones dropped -> the user
+ *
+ *   I1  Bounds go down to the sources when the iterator is made, and are tested there before tombstones are skipped:
+ *       a scan of a small range never walks what was deleted beyond it.
+ *   I2  An iterator holds one counted reference on its view: what it sees never changes.
+ *   I3  Prefix bounds are exact: the least key above all with the prefix, none for 0xff... (key_prefix_bound).
+ */
+#include "base/assert.h"
+#include "base/bytes.h"
+#include "compaction/merge.h"
+#include "db/db.h"
+
+#include <string.h>
+
+struct pleat_iter {
+    struct pleat_db *db;
+    struct view *view;
+    struct source *source;
+    struct source_bounds bounds;
+    uint8_t *bytes;  /* owned copies of lower, upper and prefix */
+    bool on_entry;
+    bool empty;      /* bounds that exclude everything */
+    int last_move;   /* of PLEAT_END: > 0 off the end, < 0 off the beginning */
+};
+
+static int iter_check_options(const struct pleat_iter_options *options, struct pleat_error *err) {
+    const struct {
+        const char *name;
+        struct pleat_slice slice;
+        bool used;
+    } fields[] = {{"lower", options->lower, options->has_lower},
+                  {"upper", options->upper, options->has_upper},
+                  {"prefix", options->prefix, true}};
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        if (!fields[i].used) {
+            continue;
+        }
+        if (fields[i].slice.bytes > LIMIT_KEY_BYTES + 1) {
+            return error_set(err, PLEAT_ERR_INVALID, 0, "%s of %zu bytes, the limit is %u", fields[i].name,
+                             fields[i].slice.bytes, LIMIT_KEY_BYTES + 1);
+        }
+        if (fields[i].slice.data == NULL && fields[i].slice.bytes > 0) {
+            return error_set(err, PLEAT_ERR_INVALID, 0, "%s is NULL with a length of %zu bytes", fields[i].name,
+                             fields[i].slice.bytes);
+        }
+    }
+    return 0;
+}
+
+/* Narrows lower, upper and prefix to one range and copies it. */
+static int iter_set_bounds(struct pleat_iter *iter, const struct pleat_iter_options *options, struct pleat_error *err) {
+    size_t prefix_bytes = options->prefix.bytes;
+    size_t lower_bytes = options->has_lower ? options->lower.bytes : 0;
+    size_t upper_bytes = options->has_upper ? options->upper.bytes : 0;
+    iter->bytes = mem_alloc(iter->db->mem, lower_bytes + upper_bytes + 2 * prefix_bytes + 1);
+    if (iter->bytes == NULL) {
+        return error_no_memory(err, "an iterator's bounds", lower_bytes + upper_bytes + 2 * prefix_bytes);
+    }
+    uint8_t *p = iter->bytes;
+    struct source_bounds *bounds = &iter->bounds;
+    if (options->has_lower) {
+        bounds->lower = p;
+        bounds->lower_bytes = lower_bytes;
+        memcpy(p, lower_bytes > 0 ? options->lower.data : "", lower_bytes);
+        p += lower_bytes;
+    }
+    if (options->has_upper) {
+        bounds->upper = p;
+        bounds->upper_bytes = upper_bytes;
+        memcpy(p, upper_bytes > 0 ? options->upper.data : "", upper_bytes);
+        p += upper_bytes;
+    }
+    if (prefix_bytes > 0) {
+        bounds->prefix = p;
+        bounds->prefix_bytes = prefix_bytes;
+        memcpy(p, options->prefix.data, prefix_bytes);
+        p += prefix_bytes;
+        if (bounds->lower == NULL ||
+            key_compare(bounds->prefix, prefix_bytes, bounds->lower, bounds->lower_bytes) > 0) {
+            bounds->lower = bounds->prefix;
+            bounds->lower_bytes = prefix_bytes;
+        }
+        size_t bound_bytes;
+        if (key_prefix_bound(bounds->prefix, prefix_bytes, p, &bound_bytes) &&
+            (bounds->upper == NULL || key_compare(p, bound_bytes, bounds->upper, bounds->upper_bytes) < 0)) {
+            bounds->upper = p;
+            bounds->upper_bytes = bound_bytes;
+        }
+    }
+    bounds->keys_only = options->keys_only;
+    bounds->fill_cache = !options->skip_cache;
+    iter->empty = bounds->lower != NULL && bounds->upper != NULL &&
+                  key_compare(bounds->lower, bounds->lower_bytes, bounds->upper, bounds->upper_bytes) >= 0;
+    return 0;
+}
+
+/* Whether the table can hold keys inside the bounds, by its range and, for a grouped prefix, by its filter. */
+static int iter_table_wanted(struct table_ref *ref, const struct table_grouping *grouping,
+                             const struct source_bounds *bounds, struct table **ret_table, struct pleat_error *err) {
+    const struct table_meta *meta = &ref->meta;
+    if ((bounds->lower != NULL &&
+         key_compare(meta->largest, meta->largest_bytes, bounds->lower, bounds->lower_bytes) < 0) ||
+        (bounds->upper != NULL &&
+         key_compare(meta->smallest, meta->smallest_bytes, bounds->upper, bounds->upper_bytes) >= 0)) {
+        return PLEAT_ABSENT;
+    }
+    int rc = table_ref_open(ref, ret_table, err);
+    if (rc < 0 || bounds->prefix == NULL) {
+        return rc;
+    }
+    size_t group = table_group_bytes(grouping, bounds->prefix, bounds->prefix_bytes);
+    return group == 0 || table_may_contain(*ret_table, table_group_hash(bounds->prefix, group)) ? 0 : PLEAT_ABSENT;
+}
+
+/* The sources of a tree, newest first. `sources` has room for all. */
+static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struct source **sources, size_t *count,
+                         struct pleat_error *err) {
+    const struct level *zero = &tree->levels[0];
+    for (size_t i = 0; i < zero->count; i++) {
+        struct table *table;
+        int rc = iter_table_wanted(zero->tables[i], &tree->space.grouping, &iter->bounds, &table, err);
+        rc = rc == 0 ? table_source_new(table, &iter->bounds, &sources[*count], err) : rc;
+        if (rc < 0) {
+            return rc;
+        }
+        *count += rc == 0;
+    }
+    for (unsigned level = 1; level < LIMIT_LEVELS; level++) {
+        const struct level *at = &tree->levels[level];
+        size_t first = iter->bounds.lower != NULL ? level_find(at, iter->bounds.lower, iter->bounds.lower_bytes) : 0;
+        size_t end = first;
+        while (end < at->count &&
+               (iter->bounds.upper == NULL ||
+                key_compare(at->tables[end]->meta.smallest, at->tables[end]->meta.smallest_bytes, iter->bounds.upper,
+                            iter->bounds.upper_bytes) < 0)) {
+            end++;
+        }
+        if (first == end) {
+            continue;
+        }
+        int rc;
+        if (end - first == 1) { /* the usual prefix read: one table, no concatenation around it */
+            struct table *table;
+            rc = iter_table_wanted(at->tables[first], &tree->space.grouping, &iter->bounds, &table, err);
+            rc = rc == 0 ? table_source_new(table, &iter->bounds, &sources[*count], err) : rc;
+        } else {
+            rc = level_source_new(iter->db->mem, at->tables + first, end - first, &tree->space.grouping, &iter->bounds,
+                                  &sources[*count], err);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        *count += rc == 0;
+    }
+    return 0;
+}
+
+#define ITER_SOURCES_INLINE 32
+
+static int iter_open_sources(struct pleat_iter *iter, const struct pleat_space *space, uint64_t sequence,
+                             struct pleat_error *err) {
+    const struct tree *tree = iter->view->version->trees[space->slot];
+    if (tree != NULL && tree->space.id != space->info.id) {
+        tree = NULL;
+    }
+    size_t most = iter->view->count + (tree != NULL ? tree->levels[0].count : 0) + LIMIT_LEVELS;
+    struct source *inline_sources[ITER_SOURCES_INLINE];
+    struct source **sources = inline_sources;
+    size_t count = 0;
+    int rc = 0;
+    if (most > ITER_SOURCES_INLINE) {
+        sources = mem_alloc(iter->db->mem, most * sizeof *sources);
+        if (sources == NULL) {
+            return error_no_memory(err, "an iterator's sources", most * sizeof *sources);
+        }
+    }
+    for (unsigned i = 0; rc == 0 && !iter->empty && i < iter->view->count; i++) {
+        const struct memtable *table = generation_table(iter->view->generations[i], space->slot, space->info.id);
+        if (table != NULL) {
+            rc = memtable_source_new(iter->db->mem, table, &iter->bounds, sequence, &sources[count], err);
+            count += rc == 0;
+        }
+    }
+    if (rc == 0 && tree != NULL && !iter->empty) {
+        rc = iter_add_tree(iter, tree, sources, &count, err);
+    }
+    if (rc == 0) {
+        rc = merge_source_new(iter->db->mem, sources, count, &iter->source, err); /* takes them over in every case */
+    } else {
+        for (size_t i = 0; i < count; i++) {
+            source_free(sources[i]);
+        }
+    }
+    if (sources != inline_sources) {
+        mem_free(iter->db->mem, sources);
+    }
+    return rc;
+}
+
+/* The options as this library knows them: those given, `copied`, or the defaults. */
+static int iter_options_read(const struct pleat_iter_options **options, struct pleat_iter_options *copied,
+                             struct pleat_error *err) {
+    static const struct pleat_iter_options defaults = {.size = sizeof defaults};
+    if (*options == NULL) {
+        *options = &defaults;
+    } else if (UNLIKELY((*options)->size != sizeof **options)) { /* of a caller with another header */
+        int rc = options_copy("iterator options", *options, (*options)->size, copied, sizeof *copied, err);
+        *options = copied;
+        return rc;
+    }
+    return 0;
+}
+
+int pleat_iter_new(struct pleat_space *space, const struct pleat_iter_options *options, struct pleat_iter **ret_iter,
+                   struct pleat_error *err) {
+    struct pleat_iter_options copied;
+    error_clear(err);
+    int rc = iter_options_read(&options, &copied, err);
+    rc = rc == 0 ? iter_check_options(options, err) : rc;
+    rc = rc == 0 ? read_check(space, options->snapshot, (struct pleat_slice){NULL, 0}, err) : rc;
+    if (rc < 0 || ret_iter == NULL) {
+        return rc < 0 ? rc : error_set(err, PLEAT_ERR_INVALID, 0, "ret_iter is NULL");
+    }
+    struct pleat_db *db = space->db;
+    struct pleat_iter *iter = mem_zalloc(db->mem, 1, sizeof *iter);
+    if (iter == NULL) {
+        return error_no_memory(err, "an iterator", sizeof *iter);
+    }
+    iter->db = db;
+    uint64_t sequence;
+    if (options->snapshot != NULL) {
+        iter->view = options->snapshot->view;
+        /* relaxed: the snapshot holds a reference */
+        atomic_fetch_add_explicit(&iter->view->refs, 1, memory_order_relaxed);
+        sequence = options->snapshot->sequence;
+    } else {
+        rc = view_acquire(db, &iter->view, err);
+        sequence = db_applied(db); /* after the view (D1) */
+    }
+    atomic_fetch_add_explicit(&db->outstanding_iterators, 1, memory_order_relaxed); /* a count for close: no partner */
+    rc = rc == 0 ? iter_set_bounds(iter, options, err) : rc;
+    rc = rc == 0 ? iter_open_sources(iter, space, sequence, err) : rc;
+    if (rc < 0) {
+        pleat_iter_free(iter);
+        return rc;
+    }
+    *ret_iter = iter;
+    return 0;
+}
+
+void pleat_iter_free(struct pleat_iter *iter) {
+    if (iter != NULL) {
+        struct pleat_db *db = iter->db;
+        source_free(iter->source);
+        if (iter->view != NULL) {
+            view_unref(iter->view);
+        }
+        mem_free(db->mem, iter->bytes);
+        mem_free(db->mem, iter);
+        /* release; pairs with the acquire in pleat_close */
+        atomic_fetch_sub_explicit(&db->outstanding_iterators, 1, memory_order_release);
+    }
+}
+
+/* Goes on over tombstones in the direction of travel and remembers where an end was met. */
+static int iter_settle(struct pleat_iter *iter, int rc, int direction, struct pleat_error *err) {
+    struct source *source = iter->source;
+    while (rc == 0 && UNLIKELY(source->entry.kind != ENTRY_PUT)) {
+        rc = direction > 0 ? source->ops->next(source) : source->ops->prev(source);
+    }
+    iter->on_entry = rc == 0;
+    iter->last_move = rc == PLEAT_END ? direction : 0;
+    if (UNLIKELY(rc < 0)) {
+        (void)error_set(err, rc, source->error.os_errno, "%s", source->error.message);
+    }
+    return rc;
+}
+
+static int iter_check(const struct pleat_iter *iter, struct pleat_error *err) {
+    if (UNLIKELY(iter == NULL)) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "iter is NULL");
+    }
+    return 0;
+}
+
+int pleat_iter_first(struct pleat_iter *iter, struct pleat_error *err) {
+    error_clear(err);
+    int rc = iter_check(iter, err);
+    return rc < 0 ? rc : iter_settle(iter, iter->source->ops->first(iter->source), 1, err);
+}
+
+int pleat_iter_last(struct pleat_iter *iter, struct pleat_error *err) {
+    error_clear(err);
+    int rc = iter_check(iter, err);
+    return rc < 0 ? rc : iter_settle(iter, iter->source->ops->last(iter->source), -1, err);
+}
+
+static int iter_check_key(struct pleat_slice key, struct pleat_error *err) {
+    if (key.bytes > LIMIT_KEY_BYTES + 1 || (key.data == NULL && key.bytes > 0)) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "key of %zu bytes%s, the limit is %u", key.bytes,
+                         key.data == NULL ? " at NULL" : "", LIMIT_KEY_BYTES + 1);
+    }
+    return 0;
+}
+
+int pleat_iter_seek(struct pleat_iter *iter, struct pleat_slice key, struct pleat_error *err) {
+    error_clear(err);
+    int rc = iter_check(iter, err);
+    rc = rc == 0 ? iter_check_key(key, err) : rc;
+    return rc < 0 ? rc : iter_settle(iter, iter->source->ops->seek(iter->source, key.data, key.bytes), 1, err);
+}
+
+int pleat_iter_seek_before(struct pleat_iter *iter, struct pleat_slice key, struct pleat_error *err) {
+    error_clear(err);
+    int rc = iter_check(iter, err);
+    rc = rc == 0 ? iter_check_key(key, err) : rc;
+    return rc < 0 ? rc : iter_settle(iter, iter->source->ops->seek_before(iter->source, key.data, key.bytes), -1, err);
+}
+
+int pleat_iter_next(struct pleat_iter *iter, struct pleat_error *err) {
+    error_clear(err);
+    int rc = iter_check(iter, err);
+    if (UNLIKELY(rc < 0)) {
+        return rc;
+    }
+    if (UNLIKELY(!iter->on_entry)) { /* off the beginning: the first; off the end, or nowhere yet: still none */
+        return iter->last_move < 0 ? pleat_iter_first(iter, err) : PLEAT_END;
+    }
+    return iter_settle(iter, iter->source->ops->next(iter->source), 1, err);
+}
+
+int pleat_iter_prev(struct pleat_iter *iter, struct pleat_error *err) {
+    error_clear(err);
+    int rc = iter_check(iter, err);
+    if (UNLIKELY(rc < 0)) {
+        return rc;
+    }
+    if (UNLIKELY(!iter->on_entry)) {
+        return iter->last_move > 0 ? pleat_iter_last(iter, err) : PLEAT_END;
+    }
+    return iter_settle(iter, iter->source->ops->prev(iter->source), -1, err);
+}
+
+struct pleat_slice pleat_iter_key(const struct pleat_iter *iter) {
+    if (iter == NULL || !iter->on_entry) {
+        return (struct pleat_slice){NULL, 0};
+    }
+    return (struct pleat_slice){iter->source->entry.key, iter->source->entry.key_bytes};
+}
+
+struct pleat_slice pleat_iter_value(const struct pleat_iter *iter) {
+    if (iter == NULL || !iter->on_entry || iter->bounds.keys_only) {
+        return (struct pleat_slice){NULL, 0};
+    }
+    return (struct pleat_slice){iter->source->entry.value, iter->source->entry.value_bytes};
+}
+
+struct pleat_slice pleat_iter_version(const struct pleat_iter *iter) {
+    if (iter == NULL || !iter->on_entry || iter->bounds.keys_only) {
+        return (struct pleat_slice){NULL, 0};
+    }
+    return (struct pleat_slice){iter->source->entry.version, iter->source->entry.version_bytes};
+}
+
+bool pleat_iter_flag(const struct pleat_iter *iter, uint8_t *ret_flag) {
+    bool has = iter != NULL && iter->on_entry && !iter->bounds.keys_only && iter->source->entry.has_flag;
+    if (has && ret_flag != NULL) {
+        *ret_flag = iter->source->entry.flag;
+    }
+    return has;
+}
+
+int pleat_scan(struct pleat_space *space, const struct pleat_iter_options *options,
+               int (*callback)(void *context, const struct pleat_row *row), void *context, struct pleat_error *err) {
+    error_clear(err);
+    if (callback == NULL) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "callback is NULL");
+    }
+    struct pleat_iter *iter;
+    struct pleat_iter_options copied;
+    int rc = iter_options_read(&options, &copied, err);
+    if (rc == 0 && options == &copied) {
+        copied.size = sizeof copied;
+    }
+    rc = rc == 0 ? pleat_iter_new(space, options, &iter, err) : rc;
+    if (rc < 0) {
+        return rc;
+    }
+    bool reverse = options->reverse;
+    uint64_t left = options->limit > 0 ? options->limit : UINT64_MAX;
+    bool keys_only = iter->bounds.keys_only;
+    struct source *source = iter->source;
+    rc = reverse ? pleat_iter_last(iter, err) : pleat_iter_first(iter, err);
+    while (rc == 0 && left > 0) {
+        const struct entry *entry = &source->entry;
+        struct pleat_row row = {.key = {entry->key, entry->key_bytes}};
+        if (!keys_only) {
+            row.value = (struct pleat_slice){entry->value, entry->value_bytes};
+            row.version = (struct pleat_slice){entry->version, entry->version_bytes};
+            row.has_flag = entry->has_flag != 0;
+            row.flag = entry->flag;
+        }
+        int stop = callback(context, &row);
+        if (stop != 0) {
+            pleat_iter_free(iter);
+            return stop; /* unchanged, whatever it is */
+        }
+        left--;
+        if (left > 0) {
+            int direction = reverse ? -1 : 1;
+            rc = iter_settle(iter, reverse ? source->ops->prev(source) : source->ops->next(source), direction, err);
+        }
+    }
+    pleat_iter_free(iter);
+    return rc < 0 ? rc : 0;
+}

@@ -1,0 +1,299 @@
+/*
+ * sync.c - from applied to durable: one sync serves all that wait, segments in order, names included.
+ *
+ *   applied   1 .. 9 10 11 12            leader: captures (12, cursors at 12), then without the lock
+ *   segments  [---3---][----4----]         wal_writer_sync(3)  wal_writer_sync(4)  dir_sync if a name is new
+ *   durable   ------9                    then durable = 12, followers wake
+ *
+ *   Y1  A sync is of the prefix: every older segment that is not durable is synced before a newer one counts (D4).
+ *   Y2  A segment is not closed while a thread is inside it without the lock (`users`).
+ *   Y3  A failed sync is never repeated: the store is poisoned (contract F7).
+ *
+ * A light thread of its own (not a worker, which may be deep in a compaction) syncs at intervals and makes the pages
+ * ahead of the log's end ready, so that commits do not fault.
+ */
+#include "base/assert.h"
+#include "db/db.h"
+
+#include <string.h>
+
+#define PREPARE_AHEAD_BYTES (4u << 20)
+#define SYNC_SEGMENTS_MAX 64
+
+static void sync_notify(struct pleat_db *db, uint64_t sequence) {
+    if (db->options.on_durable != NULL) {
+        db->options.on_durable(db->options.on_durable_context,
+                               atomic_load_explicit(&db->history, memory_order_relaxed), sequence);
+    }
+}
+
+/* Everything up to `sequence` is durable, with these cursors. sync_mu held. Returns whether it advanced. */
+static bool sync_advance(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors) {
+    mutex_check_held(&db->sync_mu);
+    if (sequence <= db_durable(db)) {
+        return false;
+    }
+    /* Cannot fail: room was made by the commit that brought a new name. */
+    cursor_set_assign(&db->durable_cursors, cursors);
+    atomic_store_explicit(&db->durable, sequence, memory_order_release); /* pairs with the acquire in db_durable */
+    return true;
+}
+
+/* Closes what is dead and unused, oldest first, and returns the chain of it for unlinking. sync_mu held. */
+static void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
+    for (;;) {
+        mutex_lock(&db->sync_mu);
+        struct segment *segment = db->segments;
+        while (segment != NULL && segment->number < log_floor && segment->users > 0) {
+            condition_wait(&db->sync_done, &db->sync_mu);
+            segment = db->segments;
+        }
+        if (segment == NULL || segment->number >= log_floor) {
+            mutex_unlock(&db->sync_mu);
+            return;
+        }
+        ASSERT(segment->sealed);
+        db->segments = segment->next;
+        mutex_unlock(&db->sync_mu);
+        wal_writer_close(segment->writer);
+        char name[WAL_NAME_BYTES];
+        wal_name(segment->number, name);
+        /* A file that cannot be removed is below the log floor: dead, and swept at the next open. */
+        (void)db->vfs->dir_unlink(db->dir, name, NULL);
+        mem_free(db->mem, segment);
+    }
+}
+
+void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors, uint64_t log_floor) {
+    mutex_lock(&db->sync_mu);
+    bool advanced = sync_advance(db, sequence, cursors);
+    condition_broadcast(&db->sync_done);
+    mutex_unlock(&db->sync_mu);
+    sync_unlink_dead(db, log_floor);
+    if (advanced) {
+        sync_notify(db, sequence);
+    }
+}
+
+/* Takes part in no lock; syncs the captured segments oldest first. */
+static int sync_segments(struct pleat_db *db, struct segment *const *segments, size_t count, bool names,
+                         struct pleat_error *err) {
+    for (size_t i = 0; i < count; i++) {
+        int rc = wal_writer_sync(segments[i]->writer, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return names ? db->vfs->dir_sync(db->dir, err) : 0;
+}
+
+/* Leads one sync. sync_mu held on entry and exit. */
+static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
+    struct segment *taken[SYNC_SEGMENTS_MAX];
+    size_t count = 0;
+    bool names = false;
+    db->syncing = true;
+    mutex_lock(&db->cursors_mu);
+    uint64_t sequence = db_applied(db);
+    cursor_set_assign(&db->sync_cursors, &db->cursors); /* room was made by the commit that brought a new name */
+    mutex_unlock(&db->cursors_mu);
+    /* The segment that holds `sequence` is on the list: it was put there before its first commit. */
+    for (struct segment *segment = db->segments; segment != NULL && count < SYNC_SEGMENTS_MAX;
+         segment = segment->next) {
+        if (!segment->synced) {
+            segment->users++;
+            names = names || !segment->name_synced;
+            taken[count++] = segment;
+        }
+    }
+    mutex_unlock(&db->sync_mu);
+    struct pleat_error failure = {0};
+    int rc = sync_segments(db, taken, count, names, &failure);
+    if (rc < 0) {
+        rc = db_poison(db, &failure);
+        (void)db_health(db, err);
+    }
+    atomic_fetch_add_explicit(&db->counters.syncs, 1, memory_order_relaxed); /* a statistic, no partner */
+    mutex_lock(&db->sync_mu);
+    for (size_t i = 0; i < count; i++) {
+        taken[i]->users--;
+        if (rc == 0) {
+            taken[i]->name_synced = true;
+            taken[i]->synced = taken[i]->sealed && taken[i]->last_sequence <= sequence;
+        }
+    }
+    db->syncing = false;
+    db->last_sync_ns = db->vfs->now_ns(db->vfs);
+    bool advanced = rc == 0 && sync_advance(db, sequence, &db->sync_cursors);
+    condition_broadcast(&db->sync_done);
+    if (advanced) {
+        mutex_unlock(&db->sync_mu);
+        sync_notify(db, sequence);
+        mutex_lock(&db->sync_mu);
+    }
+    return rc;
+}
+
+int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err) {
+    int rc = 0;
+    mutex_lock(&db->sync_mu);
+    while (db_durable(db) < sequence) {
+        rc = db_health(db, err);
+        if (rc < 0) {
+            break;
+        }
+        if (db->syncing) {
+            condition_wait(&db->sync_done, &db->sync_mu);
+            continue;
+        }
+        rc = sync_lead(db, err);
+        if (rc < 0) {
+            break;
+        }
+    }
+    mutex_unlock(&db->sync_mu);
+    return rc;
+}
+
+void sync_ask(struct pleat_db *db, bool prepare, bool sync) {
+    mutex_lock(&db->sync_mu);
+    db->log_prepare_asked = db->log_prepare_asked || prepare;
+    db->log_sync_asked = db->log_sync_asked || sync;
+    condition_signal(&db->log_wake);
+    mutex_unlock(&db->sync_mu);
+}
+
+/* Makes the pages ahead of the newest segment's end ready. sync_mu held on entry and exit. */
+static void sync_prepare_ahead(struct pleat_db *db) {
+    db->log_prepare_asked = false;
+    struct segment *newest = db->segments;
+    while (newest != NULL && newest->next != NULL) {
+        newest = newest->next;
+    }
+    if (newest == NULL) {
+        return;
+    }
+    newest->users++;
+    mutex_unlock(&db->sync_mu);
+    wal_writer_prepare(newest->writer, PREPARE_AHEAD_BYTES);
+    mutex_lock(&db->sync_mu);
+    newest->users--;
+    condition_broadcast(&db->sync_done);
+}
+
+/* Whether a sync by interval or by request is due. sync_mu held. */
+static bool sync_is_due(struct pleat_db *db, uint64_t now) {
+    if (db_durable(db) >= db_applied(db) || db_health(db, NULL) < 0) {
+        db->log_sync_asked = false;
+        return false;
+    }
+    if (db->log_sync_asked) {
+        return true;
+    }
+    return db->options.durability == PLEAT_SYNC_INTERVAL &&
+           now - db->last_sync_ns >= db->options.sync_interval_ms * 1000000;
+}
+
+static void *sync_thread_run(void *context) {
+    struct pleat_db *db = context;
+    mutex_lock(&db->sync_mu);
+    while (!db->log_thread_stop) {
+        if (db->log_prepare_asked) {
+            sync_prepare_ahead(db);
+            continue;
+        }
+        if (!db->syncing && sync_is_due(db, db->vfs->now_ns(db->vfs))) {
+            db->log_sync_asked = false;
+            (void)sync_lead(db, NULL); /* a failure poisons the store: every later write says so */
+            continue;
+        }
+        uint64_t wait_ns = db->options.sync_interval_ms * 1000000 / 2;
+        (void)condition_wait_for(&db->log_wake, &db->sync_mu, wait_ns > 1000000 ? wait_ns : 1000000);
+    }
+    mutex_unlock(&db->sync_mu);
+    return NULL;
+}
+
+int sync_thread_start(struct pleat_db *db, struct pleat_error *err) {
+    int os_errno = thread_start(&db->log_thread, "pleat-log", sync_thread_run, db);
+    if (os_errno != 0) {
+        return error_set(err, PLEAT_ERR_IO, os_errno, "the log thread does not start (errno %d)", os_errno);
+    }
+    db->log_thread_runs = true;
+    return 0;
+}
+
+void sync_thread_stop(struct pleat_db *db) {
+    if (!db->log_thread_runs) {
+        return;
+    }
+    mutex_lock(&db->sync_mu);
+    db->log_thread_stop = true;
+    condition_signal(&db->log_wake);
+    mutex_unlock(&db->sync_mu);
+    thread_join(&db->log_thread);
+    db->log_thread_runs = false;
+}
+
+int sync_step(struct pleat_db *db) {
+    int rc = PLEAT_END;
+    mutex_lock(&db->sync_mu);
+    if (sync_is_due(db, db->vfs->now_ns(db->vfs))) {
+        db->log_sync_asked = false;
+        rc = sync_lead(db, NULL);
+    }
+    mutex_unlock(&db->sync_mu);
+    return rc;
+}
+
+void sync_close_segments(struct pleat_db *db) {
+    struct segment *segment = db->segments;
+    db->segments = NULL;
+    while (segment != NULL) {
+        struct segment *next = segment->next;
+        wal_writer_close(segment->writer);
+        mem_free(db->mem, segment);
+        segment = next;
+    }
+}
+
+/* ---- API -------------------------------------------------------------------------------------------------------- */
+
+int pleat_sync(struct pleat_db *db, struct pleat_error *err) {
+    error_clear(err);
+    if (db == NULL) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "db is NULL");
+    }
+    int rc = db_writable(db, err);
+    return rc < 0 ? rc : sync_to(db, db_applied(db), err);
+}
+
+int pleat_wait_durable(struct pleat_db *db, uint64_t sequence, uint64_t timeout_ms, struct pleat_error *err) {
+    error_clear(err);
+    if (db == NULL) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "db is NULL");
+    }
+    if (sequence > db_applied(db)) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "sequence is %llu, the last commit has %llu",
+                         (unsigned long long)sequence, (unsigned long long)db_applied(db));
+    }
+    uint64_t begin = db->vfs->now_ns(db->vfs);
+    uint64_t timeout_ns = timeout_ms > UINT64_MAX / 1000000 ? UINT64_MAX : timeout_ms * 1000000;
+    int rc = 0;
+    mutex_lock(&db->sync_mu);
+    while (db_durable(db) < sequence) {
+        rc = db_writable(db, err);
+        uint64_t waited = db->vfs->now_ns(db->vfs) - begin;
+        if (rc < 0) {
+            break;
+        }
+        if (waited >= timeout_ns) {
+            rc = PLEAT_TIMEOUT;
+            break;
+        }
+        uint64_t left = timeout_ns - waited;
+        (void)condition_wait_for(&db->sync_done, &db->sync_mu, left < 50000000 ? left : 50000000);
+    }
+    mutex_unlock(&db->sync_mu);
+    return rc;
+}

@@ -1,0 +1,388 @@
+/*
+ * work.c - background jobs: the same code for worker threads and for steps.
+ *
+ * Order of urgency: the flush of the frozen generation, then compactions (level 0 first: see pick.c), then letting go
+ * of what no reader sees any more. Choosing is serialised by work_mu; running is not.
+ *
+ *   X1  One flush at a time, oldest generation first (D2).
+ *   X2  A job that fails leaves no file and no mark behind and is tried again with new files: its inputs are untouched.
+ *       A manifest whose state on disk is unknown poisons the store (D5).
+ */
+#include "base/assert.h"
+#include "db/db.h"
+
+#include <string.h>
+
+#define RETRY_NS 200000000ull /* after a failed compaction */
+#define IDLE_NS 500000000ull  /* without a flush: spare time for tidying level 0 */
+
+static void work_count(_Atomic uint64_t *counter, uint64_t n) {
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic: no partner */
+}
+
+/* Removes the files of an edit that was refused. When its outcome is unknown they may be part of the store: they stay.
+ */
+static void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
+    if (registry_health(db->registry, NULL) < 0) {
+        return;
+    }
+    for (size_t i = 0; i < edit->added_count; i++) {
+        char name[TABLE_NAME_BYTES];
+        table_name(edit->added[i].meta.number, name);
+        (void)db->vfs->dir_unlink(db->dir, name, NULL); /* a leftover is swept at the next open */
+    }
+}
+
+/* Writes the runs of all dirty spaces of a frozen generation and commits them with one edit. */
+int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
+                          struct pleat_error *err) {
+    struct version *version = registry_current(db->registry);
+    struct edit edit;
+    edit_init(&edit, db->mem);
+    uint64_t bytes = 0;
+    int rc = 0;
+    for (uint32_t slot = 0; rc == 0 && slot < generation->slots; slot++) {
+        struct tree *tree = version->trees[slot];
+        struct memtable *table = tree != NULL ? generation_table(generation, slot, tree->space.id) : NULL;
+        if (table == NULL) {
+            continue;
+        }
+        struct source_bounds bounds = {.fill_cache = false};
+        struct source *source;
+        rc = memtable_source_new(db->mem, table, &bounds, generation->last_sequence, &source, err);
+        if (rc < 0) {
+            break;
+        }
+        mutex_lock(&db->work_mu);
+        bool allow_deep = db->slot_jobs[slot] == 0;
+        db->slot_flushing[slot] = allow_deep; /* no compaction of this space starts while a run may go deep */
+        mutex_unlock(&db->work_mu);
+        uint64_t run_bytes = 0;
+        rc = flush_run(db->registry, version, slot, &db->shape, source, generation->first_sequence,
+                       generation->last_sequence, allow_deep, &edit, &run_bytes, err);
+        bytes += run_bytes;
+        source_free(source);
+    }
+    version_unref(version);
+    if (rc == 0 && edit.added_count > 0) {
+        rc = db->vfs->dir_sync(db->dir, err);
+    }
+    if (rc == 0) {
+        rc = cursor_set_reserve(&edit.cursors, generation->cursors.count, err);
+    }
+    if (rc == 0) {
+        cursor_set_assign(&edit.cursors, &generation->cursors);
+        edit.has_position = true;
+        edit.last_sequence = generation->last_sequence;
+        edit.log_floor = log_floor;
+        rc = view_apply(db, &edit, err);
+    }
+    if (rc == 0) {
+        work_count(&db->counters.flushes, 1);
+        work_count(&db->counters.bytes_flushed, bytes);
+    } else {
+        work_unlink_added(db, &edit);
+    }
+    edit_fini(&edit);
+    mutex_lock(&db->work_mu);
+    memset(db->slot_flushing, 0, sizeof db->slot_flushing);
+    mutex_unlock(&db->work_mu);
+    return rc;
+}
+
+/* Remembers a failure. Its files are gone and its inputs are untouched, so it is tried again with new files; only a
+ * manifest whose state on disk is unknown makes the store read-only. */
+static int work_failed(struct pleat_db *db, const char *job, int rc, const struct pleat_error *error) {
+    db_log(db, PLEAT_LOG_ERROR, "%s failed: %s", job, error->message);
+    mutex_lock(&db->work_mu);
+    db->background_error = *error;
+    mutex_unlock(&db->work_mu);
+    return registry_health(db->registry, NULL) < 0 ? db_poison(db, error) : rc;
+}
+
+int work_flush(struct pleat_db *db, struct pleat_error *err) {
+    int rc = db_health(db, err);
+    if (rc < 0) {
+        return rc;
+    }
+    mutex_lock(&db->work_mu);
+    struct generation *generation = NULL;
+    bool mine = !db->flushing && view_frozen(db, &generation) > 0;
+    db->flushing = db->flushing || mine;
+    mutex_unlock(&db->work_mu);
+    if (!mine) {
+        return PLEAT_END;
+    }
+    generation_ref(generation); /* it stays in the current view until this flush has removed it */
+    struct pleat_error failure = {0};
+    rc = work_flush_generation(db, generation, generation->segment + 1, &failure);
+    if (rc == 0) {
+        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->segment + 1);
+        struct version *version = registry_current(db->registry);
+        flow_update(db, version);
+        version_unref(version);
+    } else {
+        rc = work_failed(db, "flush", rc, &failure);
+        (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
+    }
+    generation_unref(generation);
+    if (rc == 0) {
+        generation_reserve_number(db);
+        view_sweep(db, true); /* the arena goes back to the pool before the next generation asks for one (D3) */
+    }
+    mutex_lock(&db->work_mu);
+    db->flushing = false;
+    db->last_flush_ns = db->vfs->now_ns(db->vfs);
+    if (rc == 0) {
+        memset(&db->background_error, 0, sizeof db->background_error);
+    }
+    condition_broadcast(&db->work_done);
+    mutex_unlock(&db->work_mu);
+    return rc;
+}
+
+/* Lets a compaction be interrupted between blocks for a flush that nobody has taken. */
+static void work_pause(void *context) {
+    struct pleat_db *db = context;
+    struct generation *oldest;
+    if (db->options.background == PLEAT_BACKGROUND_THREADS && view_frozen_hint(db) &&
+        view_frozen(db, &oldest) > 0) {
+        (void)work_flush(db, NULL); /* a failure is kept in background_error and by the poison */
+    }
+}
+
+/* Runs a compaction that was picked: a move is an edit alone. */
+static int work_compact_run(struct pleat_db *db, struct compaction *job, struct pleat_error *err) {
+    struct edit edit;
+    struct compaction_result result = {0};
+    edit_init(&edit, db->mem);
+    int rc = 0;
+    if (job->is_move) {
+        for (unsigned level = 0; rc == 0 && level < LIMIT_LEVELS; level++) {
+            for (size_t i = 0; rc == 0 && i < job->input_counts[level]; i++) {
+                struct table_meta meta;
+                rc = table_meta_copy(db->mem, &job->inputs[level][i]->meta, &meta);
+                if (rc < 0) {
+                    (void)error_no_memory(err, "a table's meta", sizeof meta);
+                    break;
+                }
+                rc = edit_remove_table(&edit, job->space, level, meta.number, err);
+                rc = rc == 0 ? edit_add_table(&edit, job->space, job->output_level, &meta, err) : rc;
+                if (rc < 0) {
+                    table_meta_fini(db->mem, &meta);
+                }
+            }
+        }
+    } else {
+        rc = compaction_run(db->registry, job, &db->shape, &db->cancel, work_pause, db, &edit, &result, err);
+        if (rc == 0) {
+            rc = db->vfs->dir_sync(db->dir, err);
+        }
+    }
+    if (rc == 0) {
+        rc = view_apply(db, &edit, err);
+    }
+    if (rc == 0) {
+        work_count(job->is_move ? &db->counters.moves : &db->counters.compactions, 1);
+        work_count(&db->counters.bytes_in, result.bytes_in);
+        work_count(&db->counters.bytes_out, result.bytes_out);
+    } else if (!job->is_move) {
+        work_unlink_added(db, &edit);
+    }
+    edit_fini(&edit);
+    return rc;
+}
+
+/* Runs a job whose slot was counted under work_mu, and uncounts it. */
+static int work_compact_job(struct pleat_db *db, struct compaction *job, struct pleat_error *err) {
+    struct pleat_error failure = {0};
+    int rc = work_compact_run(db, job, &failure);
+    if (rc == 0) {
+        struct version *version = registry_current(db->registry);
+        flow_update(db, version);
+        version_unref(version);
+    } else if (rc != PLEAT_ERR_CANCELLED) {
+        rc = work_failed(db, "compaction", rc, &failure);
+    }
+    if (rc < 0) {
+        (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
+    }
+    mutex_lock(&db->work_mu);
+    uint32_t slot = job->slot;
+    compaction_fini(db->mem, job); /* clears the busy marks: under work_mu, where picking looks at them */
+    db->slot_jobs[slot]--;
+    db->compacting--;
+    if (rc < 0) {
+        db->retry_at_ns = db->vfs->now_ns(db->vfs) + RETRY_NS;
+    } else {
+        memset(&db->background_error, 0, sizeof db->background_error);
+    }
+    condition_broadcast(&db->work_done);
+    mutex_unlock(&db->work_mu);
+    view_sweep(db, db->options.background == PLEAT_BACKGROUND_STEPS);
+    return rc;
+}
+
+int work_compact(struct pleat_db *db, struct pleat_error *err) {
+    int rc = db_health(db, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct compaction job;
+    mutex_lock(&db->work_mu);
+    struct version *version = registry_current(db->registry); /* under work_mu: older ones show inputs that are gone */
+    bool may = !db->compactions_held && !atomic_load_explicit(&db->cancel, memory_order_relaxed) &&
+               (db->retry_at_ns == 0 || db->vfs->now_ns(db->vfs) >= db->retry_at_ns);
+    bool idle = db->idle_wanted > 0 || db->options.background == PLEAT_BACKGROUND_STEPS ||
+                db->vfs->now_ns(db->vfs) - db->last_flush_ns > IDLE_NS;
+    rc = may ? compaction_pick(db->mem, version, &db->shape, idle, &job, err) : PLEAT_END;
+    if (rc == 0 && (db->slot_blocked[job.slot] || db->slot_flushing[job.slot])) {
+        compaction_fini(db->mem, &job);
+        rc = PLEAT_END;
+    }
+    if (rc == 0) {
+        db->retry_at_ns = 0;
+        db->slot_jobs[job.slot]++;
+        db->compacting++;
+    }
+    mutex_unlock(&db->work_mu);
+    version_unref(version);
+    return rc == 0 ? work_compact_job(db, &job, err) : rc;
+}
+
+bool work_has_compaction(struct pleat_db *db) {
+    struct compaction job;
+    mutex_lock(&db->work_mu);
+    struct version *version = registry_current(db->registry);
+    bool has = compaction_pick(db->mem, version, &db->shape, true, &job, NULL) == 0;
+    if (has) {
+        compaction_fini(db->mem, &job);
+    }
+    mutex_unlock(&db->work_mu);
+    version_unref(version);
+    return has;
+}
+
+int work_compact_full(struct pleat_db *db, const struct pleat_space *space, struct pleat_error *err) {
+    for (;;) {
+        struct compaction job;
+        bool busy = false;
+        mutex_lock(&db->work_mu);
+        struct version *version = registry_current(db->registry); /* under work_mu, as in work_compact */
+        int rc = PLEAT_END;
+        if (db->slot_blocked[space->slot] || db->slot_flushing[space->slot]) {
+            busy = true; /* a drop or clear waits for this slot's jobs, or a flush goes deep: as in work_compact */
+        } else {
+            rc = compaction_pick_full(db->mem, version, space->slot, &db->shape, &job, &busy, err);
+        }
+        if (rc == 0) {
+            db->slot_jobs[job.slot]++;
+            db->compacting++;
+        } else if (rc == PLEAT_END && busy) {
+            condition_wait(&db->work_done, &db->work_mu);
+        }
+        mutex_unlock(&db->work_mu);
+        version_unref(version);
+        if (rc == 0) {
+            return work_compact_job(db, &job, err);
+        }
+        if (rc < 0 || !busy) {
+            return rc;
+        }
+    }
+}
+
+int work_run(void *context, unsigned worker) {
+    struct pleat_db *db = context;
+    (void)worker;
+    int rc = work_flush(db, NULL);
+    if (rc == PLEAT_END) {
+        rc = work_compact(db, NULL);
+    }
+    if (rc == PLEAT_END) {
+        epoch_collect(db->epoch);
+        view_sweep(db, false);
+    }
+    return rc < 0 ? PLEAT_END : rc; /* a failed job is tried again at the next wake or poll, not at once */
+}
+
+int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pleat_error *err) {
+    uint64_t failures = 0;
+    while (!done(db)) {
+        int rc = db_health(db, err);
+        if (rc < 0) {
+            return rc;
+        }
+        if (db->options.background == PLEAT_BACKGROUND_STEPS) {
+            rc = work_flush(db, err);
+            if (rc < 0) {
+                return rc;
+            }
+            if (rc == PLEAT_END) {
+                rc = work_compact(db, err);
+            }
+            if (rc != 0) {
+                return rc == PLEAT_END && !done(db)
+                           ? error_set(err, PLEAT_ERR_BUSY, 0, "no job is left to run, and the wait has not ended")
+                           : rc;
+            }
+            continue;
+        }
+        scheduler_wake(db->scheduler);
+        mutex_lock(&db->work_mu);
+        bool failed = db->background_error.code != 0;
+        if (failed && ++failures > 3) {
+            rc = error_set(err, db->background_error.code, db->background_error.os_errno, "%s",
+                           db->background_error.message);
+        } else if (!failed || failures > 0) {
+            (void)condition_wait_for(&db->work_done, &db->work_mu, 5000000);
+        }
+        mutex_unlock(&db->work_mu);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+void work_block_slot(struct pleat_db *db, uint32_t slot) {
+    mutex_lock(&db->work_mu);
+    db->slot_blocked[slot] = true;
+    while (db->slot_jobs[slot] > 0) {
+        condition_wait(&db->work_done, &db->work_mu);
+    }
+    mutex_unlock(&db->work_mu);
+}
+
+void work_unblock_slot(struct pleat_db *db, uint32_t slot) {
+    mutex_lock(&db->work_mu);
+    db->slot_blocked[slot] = false;
+    condition_broadcast(&db->work_done);
+    mutex_unlock(&db->work_mu);
+    scheduler_wake(db->scheduler);
+}
+
+/* ---- API -------------------------------------------------------------------------------------------------------- */
+
+int pleat_step(struct pleat_db *db, struct pleat_error *err) {
+    error_clear(err);
+    if (db == NULL) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "db is NULL");
+    }
+    int rc = db_writable(db, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (db->options.background != PLEAT_BACKGROUND_STEPS) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "pleat_step needs options.background = PLEAT_BACKGROUND_STEPS");
+    }
+    rc = sync_step(db);
+    if (rc == PLEAT_END) {
+        rc = work_flush(db, err);
+    }
+    if (rc == PLEAT_END) {
+        rc = work_compact(db, err);
+    }
+    view_sweep(db, true);
+    return rc;
+}

@@ -1,0 +1,391 @@
+/*
+ * test_store_open.c - opening: foreign and damaged directories, second owners, killed ones, forked children, and what a
+ * read-only open must not do.
+ */
+#include "base/bytes.h"
+#include "base/hash.h"
+#include "support/store_room.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+/* ---- directories ------------------------------------------------------------------------------------------------ */
+
+static void write_file(const char *directory, const char *name, const char *text) {
+    char path[700];
+    (void)snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file);
+    (void)fputs(text, file);
+    (void)fclose(file);
+}
+
+Test(open, of_a_file_or_a_foreign_directory_is_refused_and_changes_nothing) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    char path[300];
+    room_begin(&room);
+    (void)snprintf(path, sizeof path, "%s/file", room.parent);
+    write_file(room.parent, "file", "hello");
+    int rc = pleat_open(path, &room.options, &db, &room.err);
+    cr_assert(rc == PLEAT_ERR_INVALID || rc == PLEAT_ERR_IO || rc == PLEAT_ERR_EXISTS, "%d", rc);
+    cr_assert_not_null(strstr(room.err.message, "file"), "%s", room.err.message);
+    cr_assert_eq(mkdir(room.path, 0700), 0);
+    write_file(room.path, "holiday.jpg", "not a store");
+    uint64_t before = room_digest(room.path);
+    for (uint32_t mode = PLEAT_OPEN_OR_CREATE; mode <= PLEAT_MUST_NOT_EXIST; mode++) {
+        room.options.open_mode = mode;
+        REFUSED(PLEAT_ERR_INVALID, "holiday.jpg", pleat_open(room.path, &room.options, &db, &room.err));
+        cr_assert_eq(room_digest(room.path), before);
+    }
+    cr_assert_null(db);
+    room_end(&room);
+}
+
+Test(open, without_its_manifest_is_damage_and_changes_nothing) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    char name[300];
+    room_begin(&room);
+    room_open(&room);
+    (void)room_put(&room, room.space, "k", "v");
+    room_close(&room);
+    (void)snprintf(name, sizeof name, "%s/MANIFEST", room.path);
+    cr_assert_eq(unlink(name), 0);
+    uint64_t before = room_digest(room.path);
+    REFUSED(PLEAT_ERR_CORRUPT, "MANIFEST", pleat_open(room.path, &room.options, &db, &room.err));
+    room.options.read_only = true;
+    REFUSED(PLEAT_ERR_CORRUPT, "MANIFEST", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_eq(room_digest(room.path), before);
+    room_end(&room);
+}
+
+/* Turns one bit of the manifest of a closed store. offset < 0: from the end. */
+static void damage_manifest(const struct room *room, long offset) {
+    char name[300];
+    (void)snprintf(name, sizeof name, "%s/MANIFEST", room->path);
+    FILE *file = fopen(name, "r+");
+    cr_assert_not_null(file);
+    (void)fseek(file, offset, offset < 0 ? SEEK_END : SEEK_SET);
+    int byte = fgetc(file);
+    cr_assert_neq(byte, EOF);
+    (void)fseek(file, -1, SEEK_CUR);
+    (void)fputc(byte ^ 0x40, file);
+    (void)fclose(file);
+}
+
+Test(open, of_a_damaged_manifest_names_it_and_changes_nothing) {
+    for (long offset = 0; offset < 140; offset += 7) {
+        struct room room;
+        struct pleat_db *db = NULL;
+        room_begin(&room);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        room_close(&room);
+        damage_manifest(&room, offset);
+        uint64_t before = room_digest(room.path);
+        REFUSED(PLEAT_ERR_CORRUPT, "MANIFEST", pleat_open(room.path, &room.options, &db, &room.err));
+        cr_assert_not_null(strstr(room.err.message, "offset"), "%s", room.err.message);
+        cr_assert_eq(room_digest(room.path), before, "offset %ld", offset);
+        room_end(&room);
+    }
+}
+
+Test(open, of_a_newer_format_is_refused_and_changes_nothing) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    uint8_t header[56]; /* manifest.h: the version at 8, the checksum of bytes 0..47 at 48 */
+    char name[300];
+    room_begin(&room);
+    room_open(&room);
+    room_close(&room);
+    (void)snprintf(name, sizeof name, "%s/MANIFEST", room.path);
+    FILE *file = fopen(name, "r+");
+    cr_assert_not_null(file);
+    cr_assert_eq(fread(header, sizeof header, 1, file), 1);
+    store_u32(header + 8, load_u32(header + 8) + 1);
+    store_u64(header + 48, hash_bytes(header, 48, 0));
+    rewind(file);
+    cr_assert_eq(fwrite(header, sizeof header, 1, file), 1);
+    (void)fclose(file);
+    uint64_t before = room_digest(room.path);
+    REFUSED(PLEAT_ERR_NEWER, "MANIFEST", pleat_open(room.path, &room.options, &db, &room.err));
+    room.options.read_only = true;
+    REFUSED(PLEAT_ERR_NEWER, "MANIFEST", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_eq(room_digest(room.path), before);
+    room_end(&room);
+}
+
+/* The last frame may always be one that a crash tore: what it said is done without, and that is only the clean end. */
+Test(open, of_a_manifest_with_a_torn_end_loses_no_content) {
+    struct room room;
+    uint64_t before, history;
+    room_begin(&room);
+    room_open(&room);
+    (void)room_put(&room, room.space, "k", "v");
+    (void)room_set_cursor(&room, "", "c");
+    pleat_position_read(room.db, PLEAT_APPLIED, &before, NULL);
+    room_close(&room);
+    damage_manifest(&room, -1);
+    room_open(&room);
+    cr_assert(room_holds(room.space, "k", "v"));
+    cr_assert_eq(room_sequence(&room, PLEAT_APPLIED), 2);
+    pleat_position_read(room.db, PLEAT_APPLIED, &history, NULL);
+    cr_assert_gt(history, before, "an end that is not known to be clean begins a new history");
+    room_end(&room);
+}
+
+Test(open, without_permission_is_denied) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    room_begin(&room);
+    room_open(&room);
+    room_close(&room);
+    if (geteuid() == 0) { /* root may do everything: as somebody else, in a child */
+        pid_t child = fork();
+        if (child == 0) {
+            int rc = chmod(room.parent, 0755) == 0 && seteuid(65534) == 0
+                         ? pleat_open(room.path, &room.options, &db, NULL)
+                         : PLEAT_OK;
+            _exit(rc == PLEAT_ERR_DENIED ? 0 : 1);
+        }
+        int status = 1;
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert_eq(status, 0);
+    } else {
+        cr_assert_eq(chmod(room.path, 0), 0);
+        REFUSED(PLEAT_ERR_DENIED, "", pleat_open(room.path, &room.options, &db, &room.err));
+    }
+    room_end(&room);
+}
+
+Test(open, twice_is_refused_and_names_the_holder) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    char pid[32];
+    room_begin(&room);
+    room_open(&room);
+    (void)snprintf(pid, sizeof pid, "%ld", (long)getpid());
+    REFUSED(PLEAT_ERR_BUSY, pid, pleat_open(room.path, &room.options, &db, &room.err));
+    room.options.read_only = true;
+    REFUSED(PLEAT_ERR_BUSY, pid, pleat_open(room.path, &room.options, &db, &room.err));
+    room.options.read_only = false;
+    (void)room_put(&room, room.space, "k", "v");
+    pid_t child = fork();
+    if (child == 0) {
+        struct pleat_error err = {0};
+        int rc = pleat_open(room.path, &room.options, &db, &err);
+        _exit(rc == PLEAT_ERR_BUSY && strstr(err.message, pid) != NULL ? 0 : 1);
+    }
+    int status = 1;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert_eq(status, 0, "another process is told who holds it");
+    room_close(&room);
+    room_open(&room);
+    room_end(&room);
+}
+
+Test(open, works_after_the_holder_was_killed) {
+    struct room room;
+    room_begin(&room);
+    pid_t child = fork();
+    if (child == 0) {
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        (void)kill(getpid(), SIGKILL);
+    }
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFSIGNALED(status));
+    room_open(&room);
+    cr_assert(room_holds(room.space, "k", "v"), "a killed process loses no commit that returned");
+    room_end(&room);
+}
+
+/* ---- forks ------------------------------------------------------------------------------------------------------ */
+
+/* Every call that the child makes must be refused; the number of the first that is not, or 0. */
+static int child_calls(struct room *room, struct pleat_batch *batch) {
+    struct pleat_value value;
+    struct pleat_iter *iter;
+    struct pleat_snapshot *snapshot;
+    struct pleat_cursor_value cursor;
+    struct pleat_space *space;
+    struct pleat_check check;
+    const int answers[] = {
+        pleat_commit(room->db, batch, NULL, NULL, NULL),
+        pleat_get(room->space, NULL, TEXT("k"), &value, NULL),
+        pleat_iter_new(room->space, NULL, &iter, NULL),
+        pleat_snapshot_new(room->db, &snapshot, NULL),
+        pleat_cursor_read(room->db, NONE, PLEAT_APPLIED, &cursor, NULL),
+        pleat_sync(room->db, NULL),
+        pleat_flush(room->db, NULL),
+        pleat_settle(room->db, NULL, NULL, NULL),
+        pleat_compact(room->space, NULL, NULL, NULL),
+        pleat_space_open(room->db, TEXT("new"), NULL, &space, NULL),
+        pleat_space_clear(room->space, NULL),
+        pleat_check(room->db, &check, NULL),
+    };
+    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
+        if (answers[i] != PLEAT_ERR_FORKED) {
+            return (int)i + 1;
+        }
+    }
+    return 0;
+}
+
+Test(fork, child_is_refused_everything_and_leaves_the_parents_store_alone) {
+    for (int mode = 0; mode < 2; mode++) {
+        struct room room;
+        struct pleat_batch *batch;
+        room_begin(&room);
+        room.options.background = mode == 0 ? PLEAT_BACKGROUND_STEPS : PLEAT_BACKGROUND_THREADS;
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        OK(pleat_batch_new(room.db, &batch, &room.err));
+        OK(pleat_batch_put(batch, room.space, TEXT("k"), TEXT("child"), &room.err));
+        pid_t child = fork();
+        if (child == 0) {
+            (void)alarm(20); /* a call that waits for a thread of the parent waits for ever */
+            _exit(child_calls(&room, batch));
+        }
+        int status = 1;
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert_eq(status, 0, "call %d of the child was let through (signal %d)", WEXITSTATUS(status),
+                     WTERMSIG(status));
+        OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+        pleat_batch_free(batch);
+        room_reopen(&room);
+        cr_assert(room_holds(room.space, "k", "child"));
+        room_end(&room);
+    }
+}
+
+Test(fork, close_in_the_child_returns_and_keeps_the_parents_lock) {
+    for (int mode = 0; mode < 2; mode++) {
+        struct room room;
+        struct pleat_db *db = NULL;
+        room_begin(&room);
+        room.options.background = mode == 0 ? PLEAT_BACKGROUND_STEPS : PLEAT_BACKGROUND_THREADS;
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        pid_t child = fork();
+        if (child == 0) {
+            (void)alarm(10);
+            int rc = pleat_close(room.db, NULL);
+            _exit(rc == 0 || rc == PLEAT_ERR_FORKED ? 0 : 1);
+        }
+        int status = 1;
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert_eq(status, 0, "close in the child, mode %d: status %x", mode, (unsigned)status);
+        REFUSED(PLEAT_ERR_BUSY, "", pleat_open(room.path, &room.options, &db, &room.err));
+        (void)room_put(&room, room.space, "k", "w");
+        room_reopen(&room);
+        cr_assert(room_holds(room.space, "k", "w"));
+        room_end(&room);
+    }
+}
+
+/* ---- read-only -------------------------------------------------------------------------------------------------- */
+
+static void refuse_writes(struct room *room_given) {
+    struct room room = *room_given;
+    struct pleat_batch *batch;
+    struct pleat_space *space;
+    uint64_t before = room_sequence(&room, PLEAT_APPLIED);
+    OK(pleat_batch_new(room.db, &batch, &room.err));
+    OK(pleat_batch_put(batch, room.space, TEXT("k"), TEXT("other"), &room.err));
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    pleat_batch_free(batch);
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_space_open(room.db, TEXT("new"), NULL, &space, &room.err));
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_space_clear(room.space, &room.err));
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_sync(room.db, &room.err));
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_flush(room.db, &room.err));
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_settle(room.db, NULL, NULL, &room.err));
+    REFUSED(PLEAT_ERR_READ_ONLY, "read-only", pleat_compact(room.space, NULL, NULL, &room.err));
+    cr_assert_eq(room_sequence(&room, PLEAT_APPLIED), before);
+    cr_assert_eq(pleat_health(room.db, &room.err), 0, "opened read-only is no failure");
+}
+
+Test(read_only, open_changes_no_byte_and_refuses_writes) {
+    for (int mode = 0; mode < 2; mode++) {
+        struct room room;
+        struct pleat_snapshot *snapshot;
+        struct pleat_check check;
+        room_begin(&room);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        room_close(&room);
+        uint64_t before = room_digest(room.path);
+        cr_assert_eq(chmod(room.path, 0555), 0);
+        room.options.read_only = true;
+        room.options.background = mode == 0 ? PLEAT_BACKGROUND_STEPS : PLEAT_BACKGROUND_THREADS;
+        room_open(&room);
+        cr_assert(room_holds(room.space, "k", "v"));
+        cr_assert_eq(room_sequence(&room, PLEAT_DURABLE), 1);
+        OK(pleat_snapshot_new(room.db, &snapshot, &room.err));
+        cr_assert(room_holds_at(room.space, snapshot, "k", "v"));
+        pleat_snapshot_free(snapshot);
+        OK(pleat_check(room.db, &check, &room.err));
+        refuse_writes(&room);
+        struct room second = room; /* any number of readers */
+        room_open(&second);
+        room_close(&second);
+        room_close(&room);
+        cr_assert_eq(room_digest(room.path), before);
+        cr_assert_eq(chmod(room.path, 0755), 0);
+        room_end(&room);
+    }
+}
+
+Test(read_only, open_of_an_unclean_store_sees_the_logs_commits_without_writing) {
+    struct room room;
+    struct room killed;
+    room_begin(&room);
+    room_open(&room);
+    (void)room_put(&room, room.space, "flushed", "1");
+    OK(pleat_flush(room.db, &room.err));
+    (void)room_put(&room, room.space, "logged", "2");
+    (void)room_set_cursor(&room, "", "c");
+    killed = room;
+    room_copy(&room, "killed", killed.path, sizeof killed.path);
+    room_close(&room);
+    uint64_t before = room_digest(killed.path);
+    cr_assert_eq(chmod(killed.path, 0555), 0);
+    killed.options.read_only = true;
+    for (int round = 0; round < 2; round++) {
+        struct pleat_cursor_value cursor;
+        room_open(&killed);
+        cr_assert(room_holds(killed.space, "flushed", "1"));
+        cr_assert(room_holds(killed.space, "logged", "2"));
+        cr_assert_eq(pleat_cursor_read(killed.db, NONE, PLEAT_APPLIED, &cursor, &room.err), 0);
+        cr_assert_eq(room_sequence(&killed, PLEAT_APPLIED), 3);
+        cr_assert_eq(room_sequence(&killed, PLEAT_DURABLE), 1, "only what the manifest says is known to be durable");
+        cr_assert_eq(pleat_cursor_read(killed.db, NONE, PLEAT_DURABLE, &cursor, &room.err), PLEAT_ABSENT);
+        refuse_writes(&killed);
+        room_close(&killed);
+        cr_assert_eq(room_digest(killed.path), before);
+    }
+    cr_assert_eq(chmod(killed.path, 0755), 0);
+    killed.options.read_only = false;
+    room_open(&killed);
+    cr_assert(room_holds(killed.space, "logged", "2"));
+    cr_assert_eq(room_sequence(&killed, PLEAT_DURABLE), 3);
+    room_close(&killed);
+    room_end(&room);
+}
+
+Test(read_only, open_of_nothing_makes_nothing) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    room_begin(&room);
+    room.options.read_only = true;
+    REFUSED(PLEAT_ERR_NOT_FOUND, "", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_neq(access(room.path, F_OK), 0);
+    cr_assert_eq(mkdir(room.path, 0700), 0);
+    REFUSED(PLEAT_ERR_NOT_FOUND, "", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_eq(rmdir(room.path), 0, "it is still empty");
+    room_end(&room);
+}
