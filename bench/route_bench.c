@@ -306,32 +306,48 @@ static double status_mib(const char *field) {
     return mib;
 }
 
+/* An option without a value. */
+static bool parse_flag(struct bench *bench, const char *name) {
+    bool *flag = strcmp(name, "--fold-only") == 0  ? &bench->fold_only
+                 : strcmp(name, "--in-order") == 0 ? &bench->in_order
+                                                   : NULL;
+    if (flag != NULL) {
+        *flag = true;
+    }
+    return flag != NULL;
+}
+
+/* An option and its value. */
+static bool parse_option(struct bench *bench, const char *name, const char *value) {
+    if (strcmp(name, "--routes") == 0) {
+        bench->routes = strtoull(value, NULL, 10) / GROUP * GROUP;
+    } else if (strcmp(name, "--batch") == 0) {
+        bench->batch = strtoull(value, NULL, 10);
+    } else if (strcmp(name, "--memtable") == 0) {
+        bench->options.memtable_bytes = strtoull(value, NULL, 10) << 20;
+    } else if (strcmp(name, "--cache") == 0) {
+        bench->options.cache_bytes = strtoull(value, NULL, 10) << 20;
+    } else if (strcmp(name, "--durability") == 0) {
+        bench->options.durability = strcmp(value, "each") == 0   ? PLEAT_SYNC_EACH
+                                    : strcmp(value, "none") == 0 ? PLEAT_SYNC_NONE
+                                                                 : PLEAT_SYNC_INTERVAL;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static void parse(struct bench *bench, int argc, char **argv) {
-    for (int i = 2; i < argc; i++) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(argv[i], "--routes") == 0) {
-            bench->routes = strtoull(value, NULL, 10) / GROUP * GROUP;
-        } else if (strcmp(argv[i], "--batch") == 0) {
-            bench->batch = strtoull(value, NULL, 10);
-        } else if (strcmp(argv[i], "--memtable") == 0) {
-            bench->options.memtable_bytes = strtoull(value, NULL, 10) << 20;
-        } else if (strcmp(argv[i], "--cache") == 0) {
-            bench->options.cache_bytes = strtoull(value, NULL, 10) << 20;
-        } else if (strcmp(argv[i], "--durability") == 0) {
-            bench->options.durability = strcmp(value, "each") == 0   ? PLEAT_SYNC_EACH
-                                        : strcmp(value, "none") == 0 ? PLEAT_SYNC_NONE
-                                                                     : PLEAT_SYNC_INTERVAL;
-        } else if (strcmp(argv[i], "--fold-only") == 0) {
-            bench->fold_only = true;
-            i--;
-        } else if (strcmp(argv[i], "--in-order") == 0) {
-            bench->in_order = true;
-            i--;
+    int i = 2;
+    while (i < argc) {
+        if (parse_flag(bench, argv[i])) {
+            i += 1;
+        } else if (i + 1 < argc && parse_option(bench, argv[i], argv[i + 1])) {
+            i += 2;
         } else {
-            fprintf(stderr, "unknown argument %s\n", argv[i]);
+            fprintf(stderr, "unknown argument, or one without its value: %s\n", argv[i]);
             exit(2);
         }
-        i++;
     }
     if (bench->routes == 0 || bench->batch == 0) {
         fprintf(stderr, "--routes and --batch take numbers, --routes at least %d\n", GROUP);

@@ -169,7 +169,7 @@ struct scan_state {
 static int scan_roll(void *context, const struct pleat_row *row) {
     struct scan_state *scan = context;
     char name[32];
-    uint64_t value;
+    uint64_t value = 0;
     while (scan->slot < ROLL && roll_expected(scan->k, scan->slot) == 0) {
         scan->slot++;
     }
