@@ -63,10 +63,10 @@ static void put_hex(char *p, uint64_t x, int digits) {
     }
 }
 
-/* Groups are spread over the key space; inside a group routes are numbered. */
+/* "svc.%08x.route.%06x": groups are numbered, and routes within their group. */
 static void make_key(char key[KEY_BYTES], uint64_t route) {
     memcpy(key, "svc.", 4);
-    put_hex(key + 4, (route / GROUP) * 2654435761u & 0xffffffffu, 8);
+    put_hex(key + 4, route / GROUP, 8);
     memcpy(key + 12, ".route", 6);
     key[18] = '.';
     put_hex(key + 19, route % GROUP, 6);

@@ -17,7 +17,10 @@
 
 #include <string.h>
 
-#define PREPARE_AHEAD_BYTES (4u << 20)
+/* As much again as was written, within these: a busy log must not run into unprepared pages while the log thread is in
+ * a sync of tens of ms, and an idle store must not prepare what it will never use. */
+#define PREPARE_AHEAD_BYTES_MIN (1u << 20)
+#define PREPARE_AHEAD_BYTES_MAX (16u << 20)
 #define SYNC_SEGMENTS_MAX 64
 
 static void sync_notify(struct pleat_db *db, uint64_t sequence) {
@@ -175,7 +178,9 @@ static void sync_prepare_ahead(struct pleat_db *db) {
     }
     newest->users++;
     mutex_unlock(&db->sync_mu);
-    wal_writer_prepare(newest->writer, PREPARE_AHEAD_BYTES);
+    uint64_t ahead = wal_writer_used(newest->writer);
+    ahead = ahead < PREPARE_AHEAD_BYTES_MIN ? PREPARE_AHEAD_BYTES_MIN : ahead;
+    wal_writer_prepare(newest->writer, ahead < PREPARE_AHEAD_BYTES_MAX ? ahead : PREPARE_AHEAD_BYTES_MAX);
     mutex_lock(&db->sync_mu);
     newest->users--;
     condition_broadcast(&db->sync_done);
