@@ -6,8 +6,6 @@
 
 /* A job takes no more tables than this of a level when it is free to take fewer: temporary space is a slice. */
 #define INPUT_TABLES_MAX 25
-/* Level 0 that may wait goes down only when what it overlaps is at most this many times as large. */
-#define CHEAP_OVERLAP_RATIO 2
 /* A table is not moved above more of the next deeper level than this many tables' worth: it is cut up on the way. */
 #define MOVE_BELOW_TABLES_MAX 10
 
@@ -124,7 +122,8 @@ int pick_level0(struct pick *pick, bool only_cheap) {
     for (size_t i = 0; i < level0->count; i++) {
         member_bytes += members[i] ? level0->tables[i]->meta.file_bytes : 0;
     }
-    if (only_cheap && overlap_bytes > CHEAP_OVERLAP_RATIO * member_bytes) {
+    /* Not dearer than what every level pays: a run is merged into level_ratio times its bytes. */
+    if (only_cheap && overlap_bytes > (uint64_t)pick->options->level_ratio * member_bytes) {
         rc = PLEAT_END;
     }
     if (rc == 0) {
