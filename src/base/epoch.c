@@ -51,6 +51,7 @@ enum {
 struct epoch_slot {
     _Atomic uint64_t entered; /* 0: outside; else the epoch seen at the outermost entry */
     uint32_t depth;           /* owned by the thread that holds the slot */
+    uint32_t hint;            /* owned by the thread that holds the slot */
     struct epoch_slot *next;  /* frozen once the slot is on the list */
     void *block;              /* frozen: the allocation around this aligned struct */
     pthread_t owner;          /* guarded by epoch_registry_mutex, and so is `taken` */
@@ -87,6 +88,7 @@ static void epoch_slot_give_back(void *value) {
         if (slot != NULL && slot->taken && pthread_equal(slot->owner, pthread_self())) {
             /* A thread cancelled inside an epoch reads nothing any more: leaving for it is right. */
             slot->depth = 0;
+            slot->hint = 0;
             atomic_store_explicit(&slot->entered, 0, memory_order_release); /* pairs with epoch_reader_oldest */
             slot->taken = false;
             break;
@@ -203,6 +205,10 @@ int epoch_enter(struct epoch *epoch, struct epoch_slot **ret_slot) {
     }
     *ret_slot = slot;
     return 0;
+}
+
+uint32_t *epoch_slot_hint(struct epoch_slot *slot) {
+    return &slot->hint;
 }
 
 void epoch_leave(struct epoch_slot *slot) {

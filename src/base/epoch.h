@@ -42,6 +42,9 @@ void epoch_free(struct epoch *epoch);
  * entry. */
 int epoch_enter(struct epoch *epoch, struct epoch_slot **ret_slot);
 void epoch_leave(struct epoch_slot *slot);
+/* A word of the calling thread's own that stays from entry to entry, zero at first: for guesses about what it will do
+ * next, which cost nothing to keep where no other thread writes. Inside the epoch. */
+uint32_t *epoch_slot_hint(struct epoch_slot *slot);
 
 /* Never blocks and never fails; reclaims what is ripe now and then (one heavy barrier for many objects). */
 void epoch_retire(struct epoch *epoch, struct epoch_retired *object,

@@ -201,7 +201,7 @@ static struct cache_frame_inner *cache_frame_new(struct cache *cache, size_t byt
     if (inner == NULL) {
         return NULL;
     }
-    inner->frame.data = (uint8_t *)inner + CACHE_HEADER_BYTES;
+    inner->frame.data = cache_frame_data(&inner->frame);
     inner->frame.bytes = bytes;
     atomic_init(&inner->frame.pins, 0);
     atomic_init(&inner->frame.score, use == CACHE_GET ? 1 : 0); /* C4 */

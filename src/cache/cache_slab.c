@@ -30,6 +30,7 @@ enum {
 
 static_assert(sizeof(struct cache_frame_inner) == CACHE_HEADER_BYTES, "two lines of header");
 static_assert(offsetof(struct cache_frame_inner, frame) == CACHE_LINE_BYTES, "the hot line is the one before the data");
+static_assert(CACHE_HEADER_BYTES - CACHE_LINE_BYTES == CACHE_FRAME_BYTES, "cache_frame_data relies on it");
 
 void cache_memory_init(struct cache_memory *memory, const struct mem *mem, uint64_t capacity) {
     memset(memory, 0, sizeof *memory);

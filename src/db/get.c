@@ -17,6 +17,9 @@
 #include <string.h>
 
 #define CANDIDATES_MAX 64
+/* A two-bit counter of a thread's luck: see get_find. */
+#define HINT_PRESENT 2u
+#define HINT_MAX 3u
 
 /* Where a found entry lives: exactly one of the two, valid inside the epoch. */
 struct get_home {
@@ -87,7 +90,8 @@ static int get_candidates(struct get_walk *walk, const uint8_t *key, size_t key_
 
 /* Inside an epoch: 0 with the entry (never a tombstone), PLEAT_ABSENT, or an error. */
 static int get_find(const struct view *view, uint64_t sequence, const struct pleat_space *space, const uint8_t *key,
-                    size_t key_bytes, struct entry *ret_entry, struct get_home *ret_home, struct pleat_error *err) {
+                    size_t key_bytes, uint32_t *hint, struct entry *ret_entry, struct get_home *ret_home,
+                    struct pleat_error *err) {
     uint64_t hash = hash_key(key, key_bytes);
     struct memtable *memtables[DB_GENERATIONS_MAX];
     for (unsigned i = 0; i < view->count; i++) {
@@ -117,13 +121,22 @@ static int get_find(const struct view *view, uint64_t sequence, const struct ple
         }
     }
     while (walk.count > 0) {
+        /* A thread that has lately found what it asked for searches the deepest table's index, where most keys are,
+         * while the filters' lines are on their way; one that asks for absent keys waits for the filters alone. */
+        size_t deepest = walk.count - 1;
+        uint32_t deepest_block =
+            *hint >= HINT_PRESENT ? table_locate(walk.tables[deepest], key, key_bytes) : UINT32_MAX;
         for (size_t i = 0; i < walk.count; i++) {
             if (!table_may_contain(walk.tables[i], hash)) {
                 continue;
             }
             struct cache_frame *frame = NULL;
-            rc = table_get(walk.tables[i], key, key_bytes, hash, CACHE_GET, ret_entry, &frame, err);
+            uint32_t block = i == deepest && deepest_block != UINT32_MAX
+                                 ? deepest_block
+                                 : table_locate(walk.tables[i], key, key_bytes);
+            rc = table_get_at(walk.tables[i], block, key, key_bytes, hash, CACHE_GET, ret_entry, &frame, err);
             if (rc == 0) {
+                *hint += *hint < HINT_MAX;
                 *ret_home = (struct get_home){.frame = frame};
                 return ret_entry->kind == ENTRY_PUT ? 0 : PLEAT_ABSENT;
             }
@@ -136,6 +149,7 @@ static int get_find(const struct view *view, uint64_t sequence, const struct ple
             return rc;
         }
     }
+    *hint -= *hint > 0;
     return PLEAT_ABSENT;
 }
 
@@ -201,7 +215,7 @@ int pleat_get(struct pleat_space *space, const struct pleat_snapshot *snapshot, 
     const struct view *view = get_view(db, snapshot, &sequence);
     struct entry entry;
     struct get_home home;
-    rc = get_find(view, sequence, space, key.data, key.bytes, &entry, &home, err);
+    rc = get_find(view, sequence, space, key.data, key.bytes, epoch_slot_hint(slot), &entry, &home, err);
     if (rc == 0) {
         get_fill(db, &entry, &home, ret_value);
     }
@@ -244,7 +258,7 @@ int pleat_get_into(struct pleat_space *space, const struct pleat_snapshot *snaps
     const struct view *view = get_view(space->db, snapshot, &sequence);
     struct entry entry;
     struct get_home home;
-    rc = get_find(view, sequence, space, key.data, key.bytes, &entry, &home, err);
+    rc = get_find(view, sequence, space, key.data, key.bytes, epoch_slot_hint(slot), &entry, &home, err);
     if (rc == 0) {
         size_t copied = entry.value_bytes < buffer_bytes ? entry.value_bytes : buffer_bytes;
         if (copied > 0) {
@@ -286,7 +300,8 @@ int pleat_get_many(struct pleat_space *space, const struct pleat_snapshot *snaps
     for (; done < count; done++) {
         struct entry entry;
         struct get_home home;
-        rc = get_find(view, sequence, space, keys[done].data, keys[done].bytes, &entry, &home, err);
+        rc = get_find(view, sequence, space, keys[done].data, keys[done].bytes, epoch_slot_hint(slot), &entry, &home,
+                      err);
         if (rc < 0) {
             break;
         }

@@ -132,6 +132,12 @@ bool table_may_contain(const struct table *table, uint64_t hash);
 int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_t hash, enum cache_use use,
               struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err);
 
+/* The same in two steps, for a caller with something else to wait for in between: where the key would be, its cache
+ * slot on the way; then the lookup there. */
+uint32_t table_locate(const struct table *table, const uint8_t *key, size_t key_bytes);
+int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t key_bytes, uint64_t hash,
+                 enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err);
+
 /* A source over the table inside `bounds` (borrowed). Pins one block at a time. A bounded scan ends without loading a
  * block that lies beyond the bound by the index's word. The table must outlive it. */
 int table_source_new(struct table *table, const struct source_bounds *bounds, struct source **ret_source,

@@ -228,14 +228,30 @@ bool table_may_contain(const struct table *table, uint64_t hash) {
     return table->filter == NULL || filter_may_contain(table->filter, hash);
 }
 
-int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_t hash, enum cache_use use,
-              struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err) {
-    struct table_load load = {.table = table, .block = table_index_find(table->index, key, key_bytes)};
-    struct cache_frame *frame;
+uint32_t table_locate(const struct table *table, const uint8_t *key, size_t key_bytes) {
+    uint32_t block = table_index_find(table->index, key, key_bytes);
+    __builtin_prefetch(&table->index->slots[block]);
+    return block;
+}
+
+int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t key_bytes, uint64_t hash,
+                 enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame,
+                 struct pleat_error *err) {
+    struct table_load load = {.table = table, .block = block};
+    struct cache_frame *frame = cache_slot_load(&table->index->slots[block]);
+    if (LIKELY(frame != NULL)) {
+        __builtin_prefetch(cache_frame_data(frame)); /* beside the frame's own line, which a touch reads */
+    }
     int rc = table_fetch(table, &load, use, &frame, err);
     if (UNLIKELY(rc < 0)) {
         return rc;
     }
     *ret_frame = frame;
-    return block_get(frame->data, key, key_bytes, hash, ret_entry);
+    return block_get(cache_frame_data(frame), key, key_bytes, hash, ret_entry);
+}
+
+int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_t hash, enum cache_use use,
+              struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err) {
+    uint32_t block = table_locate(table, key, key_bytes);
+    return table_get_at(table, block, key, key_bytes, hash, use, ret_entry, ret_frame, err);
 }

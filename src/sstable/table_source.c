@@ -90,9 +90,9 @@ static void table_source_read_ahead(struct table_source *self, uint32_t block) {
 
 /* Inside an epoch. The slot's neighbour is a guess at what comes next: its frame's first lines are fetched. */
 static inline void table_source_prefetch(const struct table_source *self, uint32_t block) {
-    const struct cache_frame *frame = cache_slot_load(&self->table->index->slots[block]);
+    struct cache_frame *frame = cache_slot_load(&self->table->index->slots[block]);
     if (frame != NULL) {
-        const uint8_t *image = frame->data;
+        const uint8_t *image = cache_frame_data(frame);
         __builtin_prefetch(image);
         __builtin_prefetch(image + 64);
         __builtin_prefetch(image + 128);
@@ -139,7 +139,7 @@ static int table_source_pin(struct table_source *self, uint32_t block) {
     if (rc == 0 && frame != NULL) {
         cache_pin(frame);
         self->frame = frame;
-        self->image = frame->data;
+        self->image = cache_frame_data(frame);
     }
     epoch_leave(slot);
     if (rc == 0 && frame == NULL) {
