@@ -108,10 +108,6 @@ static int commit_check_spaces(const struct pleat_batch *batch, struct pleat_err
     return 0;
 }
 
-static bool commit_none_frozen(struct pleat_db *db) {
-    return !view_frozen_hint(db);
-}
-
 /* Makes room for the record and its entries, freezing the active generation when it is full. commit_mu held. */
 static int commit_make_room(struct pleat_db *db, const struct pleat_batch *batch, struct pleat_error *err) {
     uint64_t record_bytes = wal_record_bytes(&batch->record);
@@ -122,7 +118,7 @@ static int commit_make_room(struct pleat_db *db, const struct pleat_batch *batch
     if (!full) {
         return 0;
     }
-    int rc = work_until(db, commit_none_frozen, err); /* D3 */
+    int rc = work_until(db, generation_none_frozen, err); /* D3 */
     return rc < 0 ? rc : generation_rotate(db, arena_bytes, record_bytes, err);
 }
 

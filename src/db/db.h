@@ -242,6 +242,8 @@ void generation_reserve_number(struct pleat_db *db);
 int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record_bytes, struct pleat_error *err);
 /* Freezes the active generation if it holds anything, and waits until no frozen one is left. commit_mu held. */
 int generation_flush_all(struct pleat_db *db, struct pleat_error *err);
+/* Whether no generation is frozen and no flush is under way. */
+bool generation_none_frozen(struct pleat_db *db);
 /* Creates the segment of a generation and puts it on the list. */
 int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence, struct wal_tail predecessor,
                   uint64_t record_bytes, struct segment **ret_segment, struct pleat_error *err);

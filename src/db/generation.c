@@ -236,9 +236,13 @@ fail:
     return rc;
 }
 
-static bool generation_none_frozen(struct pleat_db *db) {
+bool generation_none_frozen(struct pleat_db *db) {
     struct generation *oldest;
-    return view_frozen(db, &oldest) == 0;
+    mutex_lock(&db->work_mu);
+    /* Not while a flush still runs either: only at its end is the arena back in the pool for the next generation. */
+    bool none = !db->flushing && view_frozen(db, &oldest) == 0;
+    mutex_unlock(&db->work_mu);
+    return none;
 }
 
 int generation_flush_all(struct pleat_db *db, struct pleat_error *err) {
