@@ -42,7 +42,7 @@ static bool sync_advance(struct pleat_db *db, uint64_t sequence, const struct cu
     return true;
 }
 
-/* Closes what is dead and unused, oldest first, and returns the chain of it for unlinking. sync_mu held. */
+/* Closes and unlinks the segments below log_floor, oldest first, waiting for threads that are inside one (Y2). */
 static void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
     for (;;) {
         mutex_lock(&db->sync_mu);
@@ -101,9 +101,9 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     cursor_set_assign(&db->sync_cursors, &db->cursors); /* room was made by the commit that brought a new name */
     mutex_unlock(&db->cursors_mu);
     /* The segment that holds `sequence` is on the list: it was put there before its first commit. */
-    for (struct segment *segment = db->segments; segment != NULL && count < SYNC_SEGMENTS_MAX;
-         segment = segment->next) {
+    for (struct segment *segment = db->segments; segment != NULL; segment = segment->next) {
         if (!segment->synced) {
+            ASSERT(count < SYNC_SEGMENTS_MAX); /* two live generations (D3): leaving one out would break Y1 */
             segment->users++;
             names = names || !segment->name_synced;
             taken[count++] = segment;
