@@ -93,6 +93,62 @@ Test(compaction, jobs_at_once_share_no_input_and_may_finish_in_any_order) {
     cr_assert_gt(inside, 0, "level 0 must really be merged inside");
 }
 
+/* Flushes `keys` as of commits [sequence, sequence + 9], with no regard to the model. */
+static void flush_as_of(struct room *room, const unsigned *keys, size_t count, uint64_t sequence, bool allow_deep) {
+    struct update updates[ROOM_KEYS];
+    for (size_t i = 0; i < count; i++) {
+        updates[i] = (struct update){keys[i], keys[i] + 1};
+    }
+    struct update_source source = {.source = {.ops = &update_ops}, .room = room, .updates = updates, .count = count};
+    struct version *version = registry_current(room->registry);
+    struct edit edit;
+    uint64_t bytes;
+    edit_init(&edit, &room->fail.mem);
+    cr_assert_eq(flush_run(room->registry, version, 0, &room->options, &source.source, sequence, sequence + 9,
+                           allow_deep, &edit, &bytes, NULL),
+                 0);
+    version_unref(version);
+    room_apply(room, &edit);
+    edit_fini(&edit);
+}
+
+static int verify_now(struct room *room, struct pleat_error *err) {
+    *err = (struct pleat_error){0};
+    struct version *version = registry_current(room->registry);
+    int rc = version_verify(version, err);
+    version_unref(version);
+    return rc;
+}
+
+/* V3. A merge whose inputs leave a gap writes a table that spans it, and what went down through the gap may be newer:
+ * that is no fault as long as no key stands in both. */
+Test(compaction, an_older_table_above_a_newer_one_is_a_fault_only_with_a_key_of_both) {
+    struct room room;
+    room_init(&room, 1);
+    struct pleat_error err;
+    flush_as_of(&room, (const unsigned[]){200, 250, 300}, 3, 21, true);
+    struct version *version = registry_current(room.registry);
+    cr_assert_eq(version->trees[0]->levels[0].count, 0, "it must lie deep");
+    version_unref(version);
+    flush_as_of(&room, (const unsigned[]){100, 249, 251, 400}, 4, 1, false);
+    cr_assert_eq(verify_now(&room, &err), 0, "%s", err.message);
+    flush_as_of(&room, (const unsigned[]){100, 250, 400}, 3, 41, false);
+    cr_assert_eq(verify_now(&room, &err), 0, "newer above older: %s", err.message);
+    flush_as_of(&room, (const unsigned[]){50, 300, 350}, 3, 2, false);
+    cr_assert_eq(verify_now(&room, &err), PLEAT_ERR_CORRUPT, "the last key of both");
+    cr_assert_neq(strstr(err.message, "expected at least 21, found 11"), NULL, "%s", err.message);
+    registry_free(room.registry); /* the tables are opened anew below */
+    room_open_registry(&room, false);
+    int rc = PLEAT_ERR_NO_MEMORY;
+    for (unsigned n = 1; rc == PLEAT_ERR_NO_MEMORY; n++) {
+        room.fail.fail_at = room.fail.calls + n;
+        rc = verify_now(&room, &err);
+        room.fail.fail_at = 0;
+    }
+    cr_assert_eq(rc, PLEAT_ERR_CORRUPT);
+    room_fini(&room);
+}
+
 /* ---- tombstones ------------------------------------------------------------------------------------------------- */
 
 Test(compaction, tombstones_vanish_in_the_last_level_and_nothing_comes_back) {

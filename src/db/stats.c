@@ -116,8 +116,7 @@ int pleat_check(struct pleat_db *db, struct pleat_check *ret_check, struct pleat
     check.log_segments = db->recovered_segments; /* read and checked when the store was opened */
     check.log_records = db->recovered_records;
     struct version *version = registry_current(db->registry);
-    rc = version_check(version) ? 0
-                                : error_set(err, PLEAT_ERR_CORRUPT, 0, "MANIFEST: the tables of a level overlap");
+    rc = version_verify(version, err);
     for (uint32_t slot = 0; rc == 0 && slot < version->slots; slot++) {
         const struct tree *tree = version->trees[slot];
         for (unsigned level = 0; rc == 0 && tree != NULL && level < LIMIT_LEVELS; level++) {

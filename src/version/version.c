@@ -328,25 +328,10 @@ static bool level_check(const struct level *level, unsigned index) {
     return true;
 }
 
-/* V3 by ranges, for the table above and one sorted level below it. */
-static bool table_check_above(const struct table_meta *above, const struct level *below) {
-    size_t i = level_find(below, above->smallest, above->smallest_bytes);
-    for (; i < below->count; i++) {
-        const struct table_meta *meta = &below->tables[i]->meta;
-        if (key_compare(meta->smallest, meta->smallest_bytes, above->largest, above->largest_bytes) > 0) {
-            break;
-        }
-        if (above->sequence_max < meta->sequence_min) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool tree_check(const struct tree *tree) {
-    for (unsigned upper = 0; upper < LIMIT_LEVELS; upper++) {
-        const struct level *level = &tree->levels[upper];
-        if (!level_check(level, upper)) {
+    for (unsigned index = 0; index < LIMIT_LEVELS; index++) {
+        const struct level *level = &tree->levels[index];
+        if (!level_check(level, index)) {
             return false;
         }
         for (size_t i = 0; i < level->count; i++) {
@@ -354,11 +339,6 @@ static bool tree_check(const struct tree *tree) {
             struct fault fault;
             if (table_meta_fault(meta, &fault)) {
                 return false;
-            }
-            for (unsigned lower = upper + 1; lower < LIMIT_LEVELS; lower++) {
-                if (!table_check_above(meta, &tree->levels[lower])) {
-                    return false;
-                }
             }
         }
     }
