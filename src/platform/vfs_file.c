@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -46,15 +47,31 @@ int posix_write_all(int fd, uint64_t offset, const void *data, size_t n) {
     return 0;
 }
 
-int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err) {
-    /* acquire; pairs with the release below: whoever sees the failure does not ask the kernel again. */
-    int failed = atomic_load_explicit(&sync->failed_errno, memory_order_acquire);
-    if (failed == 0 && fdatasync(fd) != 0) {
-        failed = errno;
-        /* release; pairs with the acquire above. */
+/* 0, or the errno with which this handle's syncs fail from now on. */
+static int sync_settle(struct posix_sync *sync, int rc) {
+    int failed = rc == 0 ? 0 : errno;
+    if (failed != 0) {
+        /* release; pairs with the acquire in sync_failed. */
         atomic_store_explicit(&sync->failed_errno, failed, memory_order_release);
     }
+    return failed;
+}
+
+static int sync_failed(const struct posix_sync *sync) {
+    /* acquire; pairs with the release in sync_settle: whoever sees the failure does not ask the kernel again. */
+    return atomic_load_explicit(&sync->failed_errno, memory_order_acquire);
+}
+
+int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err) {
+    int failed = sync_failed(sync);
+    failed = failed != 0 ? failed : sync_settle(sync, fdatasync(fd));
     return failed == 0 ? 0 : error_system(err, failed, "fdatasync", name);
+}
+
+int posix_sync_range(struct posix_sync *sync, void *base, size_t n, const char *name, struct pleat_error *err) {
+    int failed = sync_failed(sync);
+    failed = failed != 0 ? failed : sync_settle(sync, msync(base, n, MS_SYNC));
+    return failed == 0 ? 0 : error_system(err, failed, "msync", name);
 }
 
 int posix_file_open(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,

@@ -7,10 +7,12 @@
  * mapping is used only on file systems known to keep to the reservation (ext2/3/4, xfs, tmpfs). Those that copy on
  * write may need a new block for every store, and network file systems promise nothing: they get the other kind.
  *
- *     mapped     base = the file's pages             publish: a fence              sync: fdatasync
+ *     mapped     base = the file's pages             publish: a release store      sync: msync of what is new
  *     by write   base = private memory, zeroed       publish: pwrite of the range  sync: fdatasync
  *
- *   L1  fdatasync writes the dirty pages of the mapping too: they are the pages of the file.
+ *   L1  msync(MS_SYNC) of a range of a shared mapping is the file's own fsync (data only) of that range, flush of the
+ *       device included. fdatasync would do as well, but it also writes the pages that were made ready ahead and hold
+ *       nothing yet: each of them is then write-protected, and the next store to it waits in the file system.
  *   L2  The size and the reserved blocks need no sync of their own: the first log_sync flushes what is needed to read
  *       the data back, and the name is the caller's dir_sync. A segment lost before that held nothing durable.
  *   L3  A log that could not be made leaves no file.
@@ -43,7 +45,9 @@ struct posix_log {
     int fd;
     bool mapped;
     struct posix_sync sync;
-    _Atomic uint64_t prepared; /* pages below are populated, or being populated by someone */
+    _Atomic uint64_t published; /* the end of what was published; stored by the appending thread */
+    _Atomic uint64_t synced;    /* of a mapped log: below is durable; stored by the thread that syncs */
+    _Atomic uint64_t prepared;  /* pages below are populated, or being populated by someone */
     char name[];
 };
 
@@ -135,18 +139,32 @@ int posix_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct
     struct posix_log *log = posix_log_of(vfs_log);
     ASSERT(offset <= vfs_log->bytes && n <= vfs_log->bytes - offset);
     if (log->mapped) {
-        /* release; pairs with nothing in memory: it keeps the compiler from moving the stores behind the moment from
-         * which the caller relies on them, and a killed process loses no store that it has made. */
-        atomic_thread_fence(memory_order_release);
+        /* release; pairs with the acquire in log_sync_mapped. It also keeps the compiler from moving the stores behind
+         * the moment from which the caller relies on them: a killed process loses no store that it has made. */
+        uint64_t end = atomic_load_explicit(&log->published, memory_order_relaxed); /* stored by this thread alone */
+        atomic_store_explicit(&log->published, offset + n > end ? offset + n : end, memory_order_release);
         return 0;
     }
     int os_errno = posix_write_all(log->fd, offset, vfs_log->base + offset, n);
     return os_errno == 0 ? 0 : error_system(err, os_errno, "write", log->name);
 }
 
+/* The pages from the one in which the last sync ended to the end of what is published. */
+static int log_sync_mapped(struct posix_log *log, struct pleat_error *err) {
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t end = atomic_load_explicit(&log->published, memory_order_acquire); /* pairs with posix_log_publish */
+    /* relaxed, and stored so below: syncs of one log follow each other, ordered by whoever asks for them */
+    uint64_t from = atomic_load_explicit(&log->synced, memory_order_relaxed) / page * page;
+    int rc = posix_sync_range(&log->sync, log->log.base + from, (size_t)(end - from), log->name, err);
+    if (rc == 0) {
+        atomic_store_explicit(&log->synced, end, memory_order_relaxed);
+    }
+    return rc;
+}
+
 int posix_log_sync(struct vfs_log *vfs_log, struct pleat_error *err) {
     struct posix_log *log = posix_log_of(vfs_log);
-    return posix_sync_data(&log->sync, log->fd, log->name, err);
+    return log->mapped ? log_sync_mapped(log, err) : posix_sync_data(&log->sync, log->fd, log->name, err);
 }
 
 void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {

@@ -40,6 +40,8 @@ int posix_name_verify(const char *name, struct pleat_error *err);
 int posix_write_all(int fd, uint64_t offset, const void *data, size_t n);
 /* fdatasync under N2. */
 int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err);
+/* msync of n bytes from the page boundary `base` under N2. */
+int posix_sync_range(struct posix_sync *sync, void *base, size_t n, const char *name, struct pleat_error *err);
 
 int posix_file_open(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,
                     struct vfs_file **ret_file, struct pleat_error *err);
