@@ -17,6 +17,8 @@
 #include <string.h>
 
 #define CANDIDATES_MAX 64
+/* Keys that a pleat_get_many looks for at the same time: more loads in flight than a core has places for. */
+#define GET_GROUP 16
 /* A two-bit counter of a thread's luck: see get_find. */
 #define HINT_PRESENT 2u
 #define HINT_MAX 3u
@@ -51,106 +53,151 @@ int read_check(const struct pleat_space *space, const struct pleat_snapshot *sna
     return 0;
 }
 
-/* A walk over the tables of a tree that may hold a key, newest first. */
-struct get_walk {
+/* What is known of a key that is being looked for: the tables that are candidates, newest first. */
+struct probe {
+    const struct pleat_space *space;
+    const uint8_t *key;
+    size_t key_bytes;
+    uint64_t hash;
     const struct tree *tree;
-    unsigned level;
-    size_t index; /* in level 0: the next table */
-    size_t count; /* of `tables` */
+    struct memtable *memtables[DB_GENERATIONS_MAX];
+    unsigned level;      /* where the candidates behind those of `tables` begin ... */
+    size_t level0_index; /* ... and in level 0 at which table */
+    unsigned next;       /* of `tables`: those in front of it have been asked */
+    unsigned count;      /* of `tables` */
+    uint32_t block;      /* of tables[next], once it has been selected */
+    uint32_t last_block; /* of the last of `tables`, or UINT32_MAX: not known */
     struct table *tables[CANDIDATES_MAX];
 };
 
 /* Collects the next candidates, their filter lines on the way: 0 (none left when count is 0), or an error. */
-static int get_candidates(struct get_walk *walk, const uint8_t *key, size_t key_bytes, uint64_t hash,
-                          struct pleat_error *err) {
-    walk->count = 0;
-    for (; walk->level < LIMIT_LEVELS; walk->level++, walk->index = 0) {
-        const struct level *at = &walk->tree->levels[walk->level];
-        size_t first = walk->level == 0 ? walk->index : level_find(at, key, key_bytes);
-        size_t end = walk->level == 0 ? at->count : (first < at->count ? first + 1 : first);
+static int probe_candidates(struct probe *probe, struct pleat_error *err) {
+    probe->next = probe->count = 0;
+    probe->last_block = UINT32_MAX;
+    for (; probe->level < LIMIT_LEVELS; probe->level++, probe->level0_index = 0) {
+        const struct level *at = &probe->tree->levels[probe->level];
+        bool sorted = probe->level > 0;
+        size_t first = sorted ? level_find(at, probe->key, probe->key_bytes) : probe->level0_index;
+        size_t end = sorted ? (first < at->count ? first + 1 : first) : at->count;
         for (size_t i = first; i < end; i++) {
-            if (walk->count == CANDIDATES_MAX) {
-                walk->index = i;
+            if (probe->count == CANDIDATES_MAX) {
+                probe->level0_index = i;
                 return 0;
             }
             struct table_ref *ref = at->tables[i];
-            if (key_compare(key, key_bytes, ref->meta.smallest, ref->meta.smallest_bytes) < 0 ||
-                (walk->level == 0 && key_compare(key, key_bytes, ref->meta.largest, ref->meta.largest_bytes) > 0)) {
+            const struct table_meta *meta = &ref->meta;
+            if (key_compare(probe->key, probe->key_bytes, meta->smallest, meta->smallest_bytes) < 0 ||
+                (!sorted && key_compare(probe->key, probe->key_bytes, meta->largest, meta->largest_bytes) > 0)) {
                 continue;
             }
-            int rc = table_ref_open(ref, &walk->tables[walk->count], err);
+            int rc = table_ref_open(ref, &probe->tables[probe->count], err);
             if (UNLIKELY(rc < 0)) {
                 return rc;
             }
-            table_prefetch(walk->tables[walk->count++], hash);
+            table_prefetch(probe->tables[probe->count++], probe->hash);
         }
     }
     return 0;
 }
 
-/* Inside an epoch: 0 with the entry (never a tombstone), PLEAT_ABSENT, or an error. */
-static int get_find(const struct view *view, uint64_t sequence, const struct pleat_space *space, const uint8_t *key,
-                    size_t key_bytes, uint32_t *hint, struct entry *ret_entry, struct get_home *ret_home,
-                    struct pleat_error *err) {
-    uint64_t hash = hash_key(key, key_bytes);
-    struct memtable *memtables[DB_GENERATIONS_MAX];
+/* Inside an epoch: everything that needs no other memory than the view's. PLEAT_ABSENT when the space is not in it. */
+static int probe_begin(struct probe *probe, const struct view *view, const struct pleat_space *space,
+                       struct pleat_slice key, struct pleat_error *err) {
+    probe->space = space;
+    probe->key = key.data;
+    probe->key_bytes = key.bytes;
+    probe->hash = hash_key(key.data, key.bytes);
     for (unsigned i = 0; i < view->count; i++) {
-        memtables[i] = generation_table(view->generations[i], space->slot, space->info.id);
-        if (memtables[i] != NULL) {
-            arena_prefetch(view->generations[i]->arena, hash);
+        probe->memtables[i] = generation_table(view->generations[i], space->slot, space->info.id);
+        if (probe->memtables[i] != NULL) {
+            arena_prefetch(view->generations[i]->arena, probe->hash);
         }
     }
-    const struct tree *tree = view->version->trees[space->slot];
-    if (UNLIKELY(tree == NULL || tree->space.id != space->info.id)) {
+    probe->tree = view->version->trees[space->slot];
+    if (UNLIKELY(probe->tree == NULL || probe->tree->space.id != space->info.id)) {
         return PLEAT_ABSENT; /* a snapshot from before the space was made */
     }
-    struct get_walk walk;
-    walk.tree = tree;
-    walk.level = 0;
-    walk.index = 0;
-    int rc = get_candidates(&walk, key, key_bytes, hash, err);
-    if (UNLIKELY(rc < 0)) {
-        return rc;
-    }
+    probe->level = 0;
+    probe->level0_index = 0;
+    return probe_candidates(probe, err);
+}
+
+/* The newest memtable that has the key: whether one does. */
+static bool probe_memtables(const struct probe *probe, const struct view *view, uint64_t sequence,
+                            struct entry *ret_entry, struct get_home *ret_home) {
     for (unsigned i = 0; i < view->count; i++) {
         struct generation *generation = view->generations[i];
-        if (memtables[i] != NULL && arena_may_contain(generation->arena, hash) &&
-            memtable_get(memtables[i], key, key_bytes, sequence, ret_entry) == 0) {
+        if (probe->memtables[i] != NULL && arena_may_contain(generation->arena, probe->hash) &&
+            memtable_get(probe->memtables[i], probe->key, probe->key_bytes, sequence, ret_entry) == 0) {
             *ret_home = (struct get_home){.generation = generation};
-            return ret_entry->kind == ENTRY_PUT ? 0 : PLEAT_ABSENT;
+            return true;
         }
     }
-    while (walk.count > 0) {
-        /* A thread that has lately found what it asked for searches the deepest table's index, where most keys are,
-         * while the filters' lines are on their way; one that asks for absent keys waits for the filters alone. */
-        size_t deepest = walk.count - 1;
-        uint32_t deepest_block =
-            *hint >= HINT_PRESENT ? table_locate(walk.tables[deepest], key, key_bytes) : UINT32_MAX;
-        for (size_t i = 0; i < walk.count; i++) {
-            if (!table_may_contain(walk.tables[i], hash)) {
-                continue;
-            }
-            struct cache_frame *frame = NULL;
-            uint32_t block = i == deepest && deepest_block != UINT32_MAX
-                                 ? deepest_block
-                                 : table_locate(walk.tables[i], key, key_bytes);
-            rc = table_get_at(walk.tables[i], block, key, key_bytes, hash, CACHE_GET, ret_entry, &frame, err);
-            if (rc == 0) {
-                *hint += *hint < HINT_MAX;
-                *ret_home = (struct get_home){.frame = frame};
-                return ret_entry->kind == ENTRY_PUT ? 0 : PLEAT_ABSENT;
-            }
-            if (UNLIKELY(rc < 0)) {
-                return rc;
+    return false;
+}
+
+/* Moves on to the next candidate whose filter lets the key pass: 0, PLEAT_ABSENT when there is none, or an error. */
+static int probe_select(struct probe *probe, struct pleat_error *err) {
+    while (probe->count > 0) {
+        for (; probe->next < probe->count; probe->next++) {
+            struct table *table = probe->tables[probe->next];
+            if (table_may_contain(table, probe->hash)) {
+                bool known = probe->next + 1 == probe->count && probe->last_block != UINT32_MAX;
+                probe->block = known ? probe->last_block : table_locate(table, probe->key, probe->key_bytes);
+                return 0;
             }
         }
-        rc = get_candidates(&walk, key, key_bytes, hash, err);
+        int rc = probe_candidates(probe, err);
         if (UNLIKELY(rc < 0)) {
             return rc;
         }
     }
-    *hint -= *hint > 0;
     return PLEAT_ABSENT;
+}
+
+/* Asks the selected table, and those behind it when the filter was wrong: 0 with the entry (a tombstone, too),
+ * PLEAT_ABSENT, or an error. */
+static int probe_tables(struct probe *probe, struct entry *ret_entry, struct get_home *ret_home,
+                        struct pleat_error *err) {
+    int rc = 0;
+    while (rc == 0) {
+        struct cache_frame *frame = NULL;
+        rc = table_get_at(probe->tables[probe->next], probe->block, probe->key, probe->key_bytes, probe->hash,
+                          CACHE_GET, ret_entry, &frame, err);
+        if (rc != PLEAT_ABSENT) {
+            *ret_home = (struct get_home){.frame = frame};
+            return rc;
+        }
+        probe->next++;
+        rc = probe_select(probe, err);
+    }
+    return rc;
+}
+
+/* Inside an epoch: 0 with the entry (never a tombstone), PLEAT_ABSENT, or an error. */
+static int get_find(const struct view *view, uint64_t sequence, const struct pleat_space *space, struct pleat_slice key,
+                    uint32_t *hint, struct entry *ret_entry, struct get_home *ret_home, struct pleat_error *err) {
+    struct probe probe;
+    int rc = probe_begin(&probe, view, space, key, err);
+    if (UNLIKELY(rc != 0)) {
+        return rc;
+    }
+    if (probe_memtables(&probe, view, sequence, ret_entry, ret_home)) {
+        return ret_entry->kind == ENTRY_PUT ? 0 : PLEAT_ABSENT;
+    }
+    /* A thread that has lately found what it asked for searches the deepest table's index, where most keys are, while
+     * the filters' lines are on their way; one that asks for absent keys waits for the filters alone. */
+    if (probe.count > 0 && *hint >= HINT_PRESENT) {
+        probe.last_block = table_locate(probe.tables[probe.count - 1], probe.key, probe.key_bytes);
+    }
+    rc = probe_select(&probe, err);
+    rc = rc == 0 ? probe_tables(&probe, ret_entry, ret_home, err) : rc;
+    if (rc == 0) {
+        *hint += *hint < HINT_MAX;
+        return ret_entry->kind == ENTRY_PUT ? 0 : PLEAT_ABSENT;
+    }
+    *hint -= rc == PLEAT_ABSENT && *hint > 0;
+    return rc;
 }
 
 /* A read's position: from the snapshot, or the current view and then the sequence (R1). Inside an epoch. */
@@ -215,7 +262,7 @@ int pleat_get(struct pleat_space *space, const struct pleat_snapshot *snapshot, 
     const struct view *view = get_view(db, snapshot, &sequence);
     struct entry entry;
     struct get_home home;
-    rc = get_find(view, sequence, space, key.data, key.bytes, epoch_slot_hint(slot), &entry, &home, err);
+    rc = get_find(view, sequence, space, key, epoch_slot_hint(slot), &entry, &home, err);
     if (rc == 0) {
         get_fill(db, &entry, &home, ret_value);
     }
@@ -258,7 +305,7 @@ int pleat_get_into(struct pleat_space *space, const struct pleat_snapshot *snaps
     const struct view *view = get_view(space->db, snapshot, &sequence);
     struct entry entry;
     struct get_home home;
-    rc = get_find(view, sequence, space, key.data, key.bytes, epoch_slot_hint(slot), &entry, &home, err);
+    rc = get_find(view, sequence, space, key, epoch_slot_hint(slot), &entry, &home, err);
     if (rc == 0) {
         size_t copied = entry.value_bytes < buffer_bytes ? entry.value_bytes : buffer_bytes;
         if (copied > 0) {
@@ -274,6 +321,56 @@ int pleat_exists(struct pleat_space *space, const struct pleat_snapshot *snapsho
                  struct pleat_error *err) {
     size_t bytes;
     return pleat_get_into(space, snapshot, key, NULL, 0, &bytes, err);
+}
+
+/* Looks for up to GET_GROUP keys together, stage by stage, so that their waits for memory overlap. What is found is in
+ * ret_values with a status of 0; the others' status is left as it is. */
+static int get_group(struct pleat_db *db, const struct view *view, uint64_t sequence, struct pleat_space *space,
+                     const struct pleat_slice *keys, size_t count, struct pleat_value *ret_values, int *ret_status,
+                     struct pleat_error *err) {
+    struct probe probes[GET_GROUP];
+    struct entry entry;
+    struct get_home home;
+    uint32_t waiting = 0; /* bit i: keys[i] has not been decided */
+    for (size_t i = 0; i < count; i++) {
+        int rc = probe_begin(&probes[i], view, space, keys[i], err);
+        if (rc < 0) {
+            return rc;
+        }
+        waiting |= (uint32_t)(rc == 0) << i;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if ((waiting >> i & 1) != 0 && probe_memtables(&probes[i], view, sequence, &entry, &home)) {
+            waiting &= ~(1u << i);
+            if (entry.kind == ENTRY_PUT) {
+                get_fill(db, &entry, &home, &ret_values[i]);
+                ret_status[i] = 0;
+            }
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        int rc = (waiting >> i & 1) != 0 ? probe_select(&probes[i], err) : PLEAT_ABSENT;
+        if (rc < 0) {
+            return rc;
+        }
+        waiting &= ~((uint32_t)(rc != 0) << i);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if ((waiting >> i & 1) != 0) {
+            table_prefetch_block(probes[i].tables[probes[i].next], probes[i].block);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        int rc = (waiting >> i & 1) != 0 ? probe_tables(&probes[i], &entry, &home, err) : PLEAT_ABSENT;
+        if (rc < 0) {
+            return rc;
+        }
+        if (rc == 0 && entry.kind == ENTRY_PUT) {
+            get_fill(db, &entry, &home, &ret_values[i]);
+            ret_status[i] = 0;
+        }
+    }
+    return 0;
 }
 
 int pleat_get_many(struct pleat_space *space, const struct pleat_snapshot *snapshot, const struct pleat_slice *keys,
@@ -296,29 +393,18 @@ int pleat_get_many(struct pleat_space *space, const struct pleat_snapshot *snaps
     }
     uint64_t sequence;
     const struct view *view = get_view(db, snapshot, &sequence); /* one position for all keys */
-    size_t done = 0;
-    for (; done < count; done++) {
-        struct entry entry;
-        struct get_home home;
-        rc = get_find(view, sequence, space, keys[done].data, keys[done].bytes, epoch_slot_hint(slot), &entry, &home,
-                      err);
-        if (rc < 0) {
-            break;
-        }
-        ret_status[done] = rc;
-        if (rc == 0) {
-            get_fill(db, &entry, &home, &ret_values[done]);
-        }
+    for (size_t i = 0; i < count; i++) {
+        ret_status[i] = PLEAT_ABSENT;
+    }
+    for (size_t done = 0; rc == 0 && done < count; done += GET_GROUP) {
+        size_t group = count - done < GET_GROUP ? count - done : GET_GROUP;
+        rc = get_group(db, view, sequence, space, keys + done, group, ret_values + done, ret_status + done, err);
     }
     epoch_leave(slot);
-    if (rc < 0) {
-        while (done > 0) {
-            done--;
-            if (ret_status[done] == 0) {
-                pleat_value_release(&ret_values[done]);
-            }
+    for (size_t i = 0; rc < 0 && i < count; i++) {
+        if (ret_status[i] == 0) {
+            pleat_value_release(&ret_values[i]);
         }
-        return rc;
     }
-    return 0;
+    return rc;
 }

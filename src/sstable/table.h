@@ -135,6 +135,8 @@ int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_
 /* The same in two steps, for a caller with something else to wait for in between: where the key would be, its cache
  * slot on the way; then the lookup there. */
 uint32_t table_locate(const struct table *table, const uint8_t *key, size_t key_bytes);
+/* Inside an epoch: has the cached block's first lines on the way, if it is cached. Its slot should have arrived. */
+void table_prefetch_block(const struct table *table, uint32_t block);
 int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t key_bytes, uint64_t hash,
                  enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err);
 

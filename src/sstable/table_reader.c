@@ -234,6 +234,16 @@ uint32_t table_locate(const struct table *table, const uint8_t *key, size_t key_
     return block;
 }
 
+void table_prefetch_block(const struct table *table, uint32_t block) {
+    struct cache_frame *frame = cache_slot_load(&table->index->slots[block]);
+    if (frame != NULL) {
+        const uint8_t *image = cache_frame_data(frame);
+        __builtin_prefetch(frame);
+        __builtin_prefetch(image);
+        __builtin_prefetch(image + 64); /* the rest of the fingerprints, of a block of the usual size */
+    }
+}
+
 int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t key_bytes, uint64_t hash,
                  enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame,
                  struct pleat_error *err) {
