@@ -34,8 +34,8 @@ struct linear_item {
 
 struct linear_event {
     uint64_t begin, end;
-    uint64_t sequence;   /* of a commit: its own; of a read: the state that it said it was of. LINEAR_UNKNOWN: not told.
-                            Commits that did not tell, of one thread only, took the numbers that are missing, in order */
+    uint64_t sequence;   /* of a commit: its own; of a read: the state that it named. LINEAR_UNKNOWN: not told.
+                            Commits that did not tell, of one thread, took the missing numbers in order */
     size_t first, count; /* items: what a commit put, what a read saw */
     bool commit;
 };
