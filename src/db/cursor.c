@@ -95,7 +95,7 @@ void pleat_position_read(const struct pleat_db *db, enum pleat_position position
         *ret_history = db != NULL ? atomic_load_explicit(&db->history, memory_order_relaxed) : 0; /* set at open */
     }
     if (ret_sequence != NULL) {
-        *ret_sequence = db == NULL ? 0 : position == PLEAT_DURABLE ? db_durable(db) : db_applied(db);
+        *ret_sequence = db == NULL ? 0 : position == PLEAT_DURABLE ? db_durable(db) : view_applied(db);
     }
 }
 

@@ -16,7 +16,8 @@
  *   D4  The durable sequence advances only after a sync of every segment up to it, and of their names, or after the
  *       manifest edit of a flush; never from what an earlier life left in the page cache.
  *   D5  After a failed log or manifest write or sync the store is poisoned: set once, every later write returns it.
- *   D6  Cursors and the visible sequence change together under `cursors_mu`: whoever holds it sees a consistent pair.
+ *   D6  Cursors and the visible sequence change together under `cursors_mu`, and so do the visible sequence and the
+ *       view of a clear or drop: whoever holds it sees a consistent picture.
  */
 #ifndef PLEAT_DB_DB_H
 #define PLEAT_DB_DB_H
@@ -268,10 +269,14 @@ void view_push(struct pleat_db *db, struct view *prepared, struct generation *ge
 /* registry_apply with everything that publishing its version needs reserved before: the edit either is refused, or is
  * durable and seen by readers. */
 int view_apply(struct pleat_db *db, struct edit *edit, struct pleat_error *err);
+/* The latest state that a read may have been shown: db_applied, or in the moment in which a clear or drop becomes
+ * visible the number of that. No lock held. */
+uint64_t view_applied(const struct pleat_db *db);
 /* A view for view_on_version to use, and its return when no version came. */
 int view_reserve(struct pleat_db *db, struct pleat_error *err);
 void view_unreserve(struct pleat_db *db);
-/* The registry's callback: the current view with this version, less the generations that it has flushed. */
+/* The registry's callback: the current view with this version, less the generations that it has flushed. A version of a
+ * later state than the applied one (a clear, a drop) makes that state the applied one (D6). */
 void view_on_version(void *context, struct version *version);
 /* Frees the views whose epoch has passed; wait: after waiting for all readers (never inside an epoch). */
 void view_sweep(struct pleat_db *db, bool wait);

@@ -174,9 +174,7 @@ static int space_remove_content(struct pleat_space *space, bool drop, struct ple
         if (drop) {
             atomic_store_explicit(&space->dropped, true, memory_order_relaxed); /* commits look under commit_mu */
         }
-        mutex_lock(&db->cursors_mu);
-        atomic_store_explicit(&db->applied, edit.last_sequence, memory_order_release); /* pairs with db_applied */
-        mutex_unlock(&db->cursors_mu);
+        ASSERT(db_applied(db) == edit.last_sequence); /* published with the view: see view_on_version */
         db->active->first_sequence = edit.last_sequence + 1; /* still empty: its first commit comes after */
         sync_flushed(db, edit.last_sequence, &edit.cursors, edit.log_floor);
     }

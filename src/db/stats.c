@@ -63,7 +63,7 @@ int pleat_stats_read(struct pleat_db *db, struct pleat_stats *ret_stats, struct 
     memset(&stats, 0, sizeof stats);
     stats.history = atomic_load_explicit(&db->history, memory_order_relaxed); /* set at open */
     stats.durable_sequence = db_durable(db);
-    stats.applied_sequence = db_applied(db);
+    stats.applied_sequence = view_applied(db);
     stats.snapshots = stats_load(&db->outstanding_snapshots);
     stats_memtables(db, &stats);
     struct version *version = registry_current(db->registry);

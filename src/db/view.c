@@ -125,8 +125,25 @@ void view_on_version(void *context, struct version *version) {
     }
     version_ref(version);
     view->version = version;
-    view_publish(db, view);
+    if (version->last_sequence > db_applied(db)) { /* of a clear or drop, which no commit publishes */
+        mutex_lock(&db->cursors_mu);
+        view_publish(db, view);
+        atomic_store_explicit(&db->applied, version->last_sequence, memory_order_release); /* pairs with db_applied */
+        mutex_unlock(&db->cursors_mu);
+    } else {
+        view_publish(db, view);
+    }
     mutex_unlock(&db->view_mu);
+}
+
+uint64_t view_applied(const struct pleat_db *db) {
+    struct epoch_slot *slot;
+    if (!fork_guard_is_owner(db->guard) || epoch_enter(db->epoch, &slot) < 0) {
+        return db_applied(db);
+    }
+    uint64_t shown = view_current(db)->version->last_sequence, applied = db_applied(db);
+    epoch_leave(slot);
+    return shown > applied ? shown : applied;
 }
 
 int view_reserve(struct pleat_db *db, struct pleat_error *err) {

@@ -4,7 +4,10 @@
 #include "platform/thread.h"
 #include "support/random.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <time.h>
 
 /* Settings of the process: handles of the real system have no room for a context. */
 static uint64_t shake_seed;
@@ -38,6 +41,76 @@ void shake_here(void) {
     } else {
         thread_sleep_ns(random_below(&shake_random, 2000000));
     }
+}
+
+/* ---- interrupts ------------------------------------------------------------------------------------------------- */
+
+#define SHAKE_OFFERED_MAX 64
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_t offered[SHAKE_OFFERED_MAX]; /* guarded by mutex: a thread in here has not ended */
+    unsigned count;                       /* guarded by mutex */
+    _Atomic bool stop;                    /* relaxed: a request */
+    struct thread thread;
+} shake_interrupts = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+/* How long is in the clock, so that the handler keeps no state. */
+static void shake_interrupt(int number) {
+    (void)number;
+    struct timespec now, pause = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    pause.tv_nsec = now.tv_nsec % 16 == 0 ? 20000000 : 50000 << now.tv_nsec % 8;
+    (void)nanosleep(&pause, NULL);
+}
+
+void shake_offer(void) {
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGUSR2);
+    (void)pthread_mutex_lock(&shake_interrupts.mutex);
+    if (shake_interrupts.count < SHAKE_OFFERED_MAX) {
+        shake_interrupts.offered[shake_interrupts.count++] = pthread_self();
+    }
+    (void)pthread_mutex_unlock(&shake_interrupts.mutex);
+    (void)pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+void shake_withdraw(void) {
+    (void)pthread_mutex_lock(&shake_interrupts.mutex);
+    for (unsigned i = 0; i < shake_interrupts.count; i++) {
+        if (pthread_equal(shake_interrupts.offered[i], pthread_self())) {
+            shake_interrupts.offered[i--] = shake_interrupts.offered[--shake_interrupts.count];
+        }
+    }
+    (void)pthread_mutex_unlock(&shake_interrupts.mutex);
+}
+
+static void *shake_interrupts_run(void *context) {
+    struct random random = {shake_seed ^ 0x1e77};
+    while (!atomic_load_explicit(&shake_interrupts.stop, memory_order_relaxed)) {
+        (void)pthread_mutex_lock(&shake_interrupts.mutex);
+        if (shake_interrupts.count > 0) {
+            (void)pthread_kill(shake_interrupts.offered[random_below(&random, shake_interrupts.count)], SIGUSR2);
+        }
+        (void)pthread_mutex_unlock(&shake_interrupts.mutex);
+        thread_sleep_ns(20000 + random_below(&random, 400000));
+    }
+    return context;
+}
+
+void shake_interrupts_start(void) {
+    struct sigaction action = {.sa_handler = shake_interrupt, .sa_flags = SA_RESTART};
+    (void)sigaction(SIGUSR2, &action, NULL);
+    atomic_store_explicit(&shake_interrupts.stop, false, memory_order_relaxed);
+    if (thread_start(&shake_interrupts.thread, "shake", shake_interrupts_run, NULL) != 0) {
+        abort();
+    }
+}
+
+void shake_interrupts_stop(void) {
+    atomic_store_explicit(&shake_interrupts.stop, true, memory_order_relaxed);
+    thread_join(&shake_interrupts.thread);
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
