@@ -18,10 +18,14 @@
  *   D5  After a failed log or manifest write or sync the store is poisoned: set once, every later write returns it.
  *   D6  Cursors and the visible sequence change together under `cursors_mu`, and so do the visible sequence and the
  *       view of a clear or drop: whoever holds it sees a consistent picture.
+ *   D7  A read of more than one key takes its sequence number while its view is current. After a clear, commits go to
+ *       the generation that was there before it: an older view with a later number would show what was cleared beside
+ *       what was put since. A read of one key needs only D1: it is one of the two, and began before the clear ended.
  */
 #ifndef PLEAT_DB_DB_H
 #define PLEAT_DB_DB_H
 
+#include "base/assert.h"
 #include "base/epoch.h"
 #include "base/error.h"
 #include "base/mem.h"
@@ -255,8 +259,21 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
 static inline struct view *view_current(const struct pleat_db *db) {
     return atomic_load_explicit(&db->view, memory_order_acquire); /* pairs with the release in view_publish */
 }
+/* The current view and a sequence number that was applied while it was current (D7). Inside an epoch. */
+static inline struct view *view_current_at(const struct pleat_db *db, uint64_t *ret_sequence) {
+    for (;;) {
+        struct view *view = view_current(db);
+        /* acquire; pairs with the release in view_on_version: behind a clear's number its view is seen, too */
+        *ret_sequence = atomic_load_explicit(&db->applied, memory_order_acquire);
+        if (LIKELY(view == view_current(db))) {
+            return view; /* compared only: inside the epoch it cannot be another view at the same address */
+        }
+    }
+}
 /* A counted reference on the current view. */
 int view_acquire(struct pleat_db *db, struct view **ret_view, struct pleat_error *err);
+/* The same, with a sequence number as in view_current_at. */
+int view_acquire_at(struct pleat_db *db, struct view **ret_view, uint64_t *ret_sequence, struct pleat_error *err);
 void view_unref(struct view *view);
 /* Publishes { generations[0..count), version }: takes references on all of them. view_mu not held. */
 int view_start(struct pleat_db *db, struct generation *const *generations, unsigned count, struct version *version,

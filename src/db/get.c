@@ -392,7 +392,8 @@ int pleat_get_many(struct pleat_space *space, const struct pleat_snapshot *snaps
         return error_no_memory(err, "a reader's slot", 64);
     }
     uint64_t sequence;
-    const struct view *view = get_view(db, snapshot, &sequence); /* one position for all keys */
+    const struct view *view = snapshot != NULL ? get_view(db, snapshot, &sequence)
+                                               : view_current_at(db, &sequence); /* one position for all keys: D7 */
     for (size_t i = 0; i < count; i++) {
         ret_status[i] = PLEAT_ABSENT;
     }

@@ -230,15 +230,14 @@ int pleat_iter_new(struct pleat_space *space, const struct pleat_iter_options *o
         return error_no_memory(err, "an iterator", sizeof *iter);
     }
     iter->db = db;
-    uint64_t sequence;
+    uint64_t sequence = 0;
     if (options->snapshot != NULL) {
         iter->view = options->snapshot->view;
         /* relaxed: the snapshot holds a reference */
         atomic_fetch_add_explicit(&iter->view->refs, 1, memory_order_relaxed);
         sequence = options->snapshot->sequence;
     } else {
-        rc = view_acquire(db, &iter->view, err);
-        sequence = db_applied(db); /* after the view (D1) */
+        rc = view_acquire_at(db, &iter->view, &sequence, err); /* D7 */
     }
     atomic_fetch_add_explicit(&db->outstanding_iterators, 1, memory_order_relaxed); /* a count for close: no partner */
     rc = rc == 0 ? iter_set_bounds(iter, options, err) : rc;

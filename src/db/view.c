@@ -179,19 +179,24 @@ int view_apply(struct pleat_db *db, struct edit *edit, struct pleat_error *err) 
     return rc;
 }
 
-int view_acquire(struct pleat_db *db, struct view **ret_view, struct pleat_error *err) {
+int view_acquire_at(struct pleat_db *db, struct view **ret_view, uint64_t *ret_sequence, struct pleat_error *err) {
     struct epoch_slot *slot;
     int rc = epoch_enter(db->epoch, &slot);
     if (rc < 0) {
         return error_no_memory(err, "a reader's slot", 64);
     }
-    struct view *view = view_current(db);
+    struct view *view = view_current_at(db, ret_sequence);
     /* Relaxed: the store's own reference cannot be let go while this epoch lasts. */
     uint32_t refs = atomic_fetch_add_explicit(&view->refs, 1, memory_order_relaxed);
     ASSERT(refs > 0);
     epoch_leave(slot);
     *ret_view = view;
     return 0;
+}
+
+int view_acquire(struct pleat_db *db, struct view **ret_view, struct pleat_error *err) {
+    uint64_t sequence; /* of no interest here */
+    return view_acquire_at(db, ret_view, &sequence, err);
 }
 
 bool view_frozen_hint(const struct pleat_db *db) {
