@@ -21,6 +21,8 @@
  *   D7  A read of more than one key takes its sequence number while its view is current. After a clear, commits go to
  *       the generation that was there before it: an older view with a later number would show what was cleared beside
  *       what was put since. A read of one key needs only D1: it is one of the two, and began before the clear ended.
+ *   D8  While a segment whose creation failed may still have a file, no later one is created: recovery would take the
+ *       file for the end of the log, and later segments for the rest of another.
  */
 #ifndef PLEAT_DB_DB_H
 #define PLEAT_DB_DB_H
@@ -129,6 +131,7 @@ struct pleat_db {
     struct segment *active_segment;
     uint64_t populated_bytes;      /* of the active segment, asked of the log thread */
     uint64_t unsynced_bytes;       /* of log since a sync was last asked for by size */
+    uint64_t leftover_segment;     /* of a failed creation: its file may be there (D8); 0: none */
     bool closing;
 
     /* guarded by view_mu; read inside epochs */

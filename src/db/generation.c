@@ -133,8 +133,28 @@ int generation_insert(struct generation *generation, int (*slot_of)(const void *
     return 0;
 }
 
+/* D8. The name goes for good with that of the next segment: one sync of the directory covers both. */
+static int segment_remove_leftover(struct pleat_db *db, struct pleat_error *err) {
+    char name[WAL_NAME_BYTES];
+    if (db->leftover_segment == 0) {
+        return 0;
+    }
+    wal_name(db->leftover_segment, name);
+    int rc = db->vfs->dir_unlink(db->dir, name, err);
+    if (rc < 0 && rc != PLEAT_ERR_NOT_FOUND) {
+        return rc;
+    }
+    error_clear(err);
+    db->leftover_segment = 0;
+    return 0;
+}
+
 int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence, struct wal_tail predecessor,
                   uint64_t record_bytes, struct segment **ret_segment, struct pleat_error *err) {
+    int rc = segment_remove_leftover(db, err);
+    if (rc < 0) {
+        return rc;
+    }
     struct segment *segment = mem_zalloc(db->mem, 1, sizeof *segment);
     if (segment == NULL) {
         return error_no_memory(err, "a log segment", sizeof *segment);
@@ -156,8 +176,9 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
         .file_mode = db->options.file_mode,
         .by_write = db->options.log_by_write,
     };
-    int rc = wal_writer_create(&options, &segment->writer, err);
+    rc = wal_writer_create(&options, &segment->writer, err);
     if (rc < 0) {
+        db->leftover_segment = number; /* its removal may have failed, too */
         mem_free(db->mem, segment);
         return rc;
     }

@@ -83,7 +83,7 @@ int wal_writer_create(const struct wal_writer_options *options, struct wal_write
 
 failed:
     if (writer->log != NULL) {
-        /* Best effort: should the file stay, it is a segment whose creation was cut short, which readers know. */
+        /* Best effort: should the file stay, whoever continues the log must remove it before the next segment. */
         options->vfs->log_close(writer->log);
         writer->log = NULL;
         (void)options->vfs->dir_unlink(options->dir, name, NULL);

@@ -1,0 +1,121 @@
+/*
+ * test_store_disk.c - the whole store on a simulated disk: scenes that random runs have found, each made from scratch.
+ */
+#include "db/db.h"
+#include "support/simfs.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+static struct simfs *fs;
+static struct pleat_db *db;
+static struct pleat_batch *batch;
+static struct pleat_error err;
+
+static void begin(void) {
+    fs = simfs_new(7);
+}
+
+static void end(void) {
+    pleat_batch_free(batch);
+    (void)pleat_close(db, NULL);
+    simfs_free(fs);
+}
+
+TestSuite(store_disk, .init = begin, .fini = end);
+
+/* Step mode and a log that is written, so that its calls can fail one by one. */
+static void open_store(void) {
+    struct pleat_options *options = PLEAT_OPTIONS(.background = PLEAT_BACKGROUND_STEPS, .memtable_bytes = 2048,
+                                                  .durability = PLEAT_SYNC_NONE, .log_by_write = true);
+    int rc = db_open_with("store", options, simfs_vfs(fs), &mem_system, &db, &err);
+    cr_assert_eq(rc, 0, "open: %s", err.message);
+    cr_assert_eq(pleat_batch_new(db, &batch, &err), 0);
+}
+
+/* Goes on in what a power failure leaves, as if this process had died. */
+static void crash(enum simfs_model model, uint64_t seed) {
+    struct simfs *image = simfs_crash(fs, model, seed);
+    pleat_batch_free(batch);
+    (void)pleat_close(db, NULL);
+    simfs_free(fs);
+    fs = image;
+    open_store();
+}
+
+static int commit(uint64_t n) {
+    uint8_t value[100] = {0};
+    pleat_batch_clear(batch);
+    cr_assert_eq(pleat_batch_put(batch, pleat_default_space(db), (struct pleat_slice){&n, sizeof n},
+                                 (struct pleat_slice){value, sizeof value}, &err),
+                 0);
+    return pleat_commit(db, batch, NULL, NULL, &err);
+}
+
+static uint64_t position(enum pleat_position which) {
+    uint64_t sequence;
+    pleat_position_read(db, which, NULL, &sequence);
+    return sequence;
+}
+
+static uint64_t frozen_bytes(void) {
+    struct pleat_stats stats = {.size = sizeof stats};
+    cr_assert_eq(pleat_stats_read(db, &stats, &err), 0);
+    return stats.frozen_bytes;
+}
+
+/* The next commit starts a segment, whose header cannot be written and whose file cannot be removed. */
+static uint64_t commit_until_rotation_fails(void) {
+    open_store();
+    uint64_t n = 1;
+    while (commit(n) == 0 && frozen_bytes() == 0) { /* how many fit */
+        n++;
+    }
+    pleat_batch_free(batch);
+    (void)pleat_close(db, NULL);
+    simfs_free(fs);
+    fs = simfs_new(7);
+    open_store();
+    for (uint64_t i = 1; i < n; i++) {
+        cr_assert_eq(commit(i), 0, "%s", err.message);
+    }
+    simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_LOG_PUBLISH, .at = 1, .os_errno = EIO, .half = true});
+    simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_DIR_UNLINK, .at = 1, .os_errno = EIO, .for_ever = true});
+    cr_assert_eq(commit(n), PLEAT_ERR_IO, "the commit did not meet the fault");
+    cr_assert_eq(pleat_health(db, &err), 0, "%s", err.message);
+    cr_assert_eq(position(PLEAT_APPLIED), n - 1);
+    return n;
+}
+
+Test(store_disk, a_segment_that_could_neither_be_made_nor_removed_hides_no_later_one) {
+    uint64_t n = commit_until_rotation_fails();
+    cr_assert_eq(commit(n), PLEAT_ERR_IO, "a segment was made beside one that may be taken for the end of the log");
+    cr_assert_eq(pleat_health(db, &err), 0, "%s", err.message);
+    simfs_faults_clear(fs);
+    cr_assert_eq(commit(n), 0, "%s", err.message);
+    cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+    cr_assert_eq(position(PLEAT_DURABLE), n);
+    crash(SIMFS_METAALL, 1);
+    cr_assert_eq(position(PLEAT_APPLIED), n, "a durable commit is lost");
+}
+
+Test(store_disk, what_was_synced_behind_a_failed_segment_survives_in_every_model) {
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        uint64_t n = commit_until_rotation_fails();
+        simfs_faults_clear(fs);
+        cr_assert_eq(commit(n), 0, "%s", err.message);
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        cr_assert_eq(commit(n + 1), 0, "%s", err.message);
+        enum simfs_model model = (enum simfs_model)(seed % SIMFS_MODELS);
+        crash(model, seed);
+        cr_assert(position(PLEAT_APPLIED) >= n, "%s, seed %d: a durable commit is lost", simfs_model_name(model),
+                  (int)seed);
+        pleat_batch_free(batch);
+        (void)pleat_close(db, NULL);
+        simfs_free(fs);
+        begin();
+        batch = NULL;
+        db = NULL;
+    }
+}
