@@ -366,7 +366,7 @@ int soak_real_child(const char *path, const char *board, uint64_t seed) {
 /* Starts the child, kills it at a random moment, and notes what it had asked for and what had been acknowledged. */
 static void child_life(struct life *life, const char *path, const char *program, uint64_t seed, struct random *random) {
     char number[24], board_path[300];
-    int status;
+    int status = 0;
     pid_t pid;
     (void)snprintf(number, sizeof number, "%" PRIu64, seed);
     (void)snprintf(board_path, sizeof board_path, "%s.board", path);
