@@ -1,4 +1,4 @@
-/* test_simfs.c - the rules S1 to S7 of the simulated disk, and its faults: what the crash tests stand on. */
+/* test_simfs.c - the rules S1 to S8 of the simulated disk, and its faults: what the crash tests stand on. */
 #include "base/mem.h"
 #include "support/failmem.h"
 #include "support/random.h"
@@ -574,6 +574,40 @@ Test(simfs, the_quota_lets_in_what_fits_and_goes_on_when_space_returns) {
     disk.vfs->file_close(file);
     cr_assert_eq(simfs_used_bytes(disk.fs), 0);
     cr_assert_eq(disk.vfs->log_create(disk.dir, "log", 8, false, 0600, &log, NULL), 0);
+    disk.vfs->log_close(log);
+    disk_free(&disk);
+}
+
+/* ---- S8 --------------------------------------------------------------------------------------------------------- */
+
+Test(simfs, a_disk_that_reserves_nothing_fills_up_while_a_log_is_published) {
+    struct disk disk = disk_new();
+    struct vfs_log *log = NULL;
+    simfs_reserves(disk.fs, false);
+    simfs_quota(disk.fs, 1000);
+    cr_assert_eq(disk.vfs->log_create(disk.dir, "log", 4096, false, 0600, &log, NULL), 0, "its size takes no room");
+    cr_assert_eq(simfs_used_bytes(disk.fs), 0);
+    cr_assert_eq(disk.vfs->dir_sync(disk.dir, NULL), 0);
+    memset(log->base, 'x', 4096);
+    cr_assert_eq(disk.vfs->log_publish(log, 0, 600, NULL), 0);
+    cr_assert_eq(simfs_used_bytes(disk.fs), 600);
+    uint64_t syncs = simfs_calls(disk.fs, SIMFS_LOG_SYNC);
+    cr_assert_eq(disk.vfs->log_publish(log, 600, 600, NULL), PLEAT_ERR_NO_SPACE);
+    cr_assert_eq(simfs_calls(disk.fs, SIMFS_LOG_SYNC), syncs + 1);
+    cr_assert_eq(simfs_used_bytes(disk.fs), 600, "the part is gone");
+    uint8_t expected[4096] = {0};
+    memset(expected, 'x', 600);
+    for (unsigned model = 0; model < SIMFS_MODELS; model++) {
+        cr_assert_eq(crash_count(disk.fs, (enum simfs_model)model, "log", NULL), SEEDS);
+        struct simfs *image = simfs_crash(disk.fs, (enum simfs_model)model, 1);
+        cr_assert(disk_is(image, "log", expected, 4096), "durably as if it had never been published");
+        simfs_free(image);
+    }
+    simfs_quota(disk.fs, UINT64_MAX);
+    cr_assert_eq(disk.vfs->log_publish(log, 600, 600, NULL), 0);
+    simfs_quota(disk.fs, 1500);
+    simfs_fault_add(disk.fs, (struct simfs_fault){SIMFS_LOG_SYNC, 1, EIO, false, false});
+    cr_assert_eq(disk.vfs->log_publish(log, 1200, 600, NULL), PLEAT_ERR_IO, "undone, but nobody knows for how long");
     disk.vfs->log_close(log);
     disk_free(&disk);
 }

@@ -28,7 +28,7 @@ int sim_end(struct simfs *fs, int rc) {
 }
 
 static const char *const call_names[SIMFS_CALL_KINDS] = {
-    "open directory", "fsync directory", "list directory", "rename", "unlink", "lock",    "open",      "create",
+    "open directory", "fsync directory", "list directory", "rename", "unlink",  "lock",    "open",      "create",
     "read",           "write",           "fstat",          "sync",   "reserve", "publish", "fdatasync", "getrandom",
 };
 
@@ -71,6 +71,7 @@ int sim_begin(struct simfs *fs, unsigned call, bool mutates, const char *name, b
         return 0;
     }
     fs->faults_fired++;
+    fs->fault_struck = call;
     if (ret_half != NULL) {
         *ret_half = fault->half;
     }

@@ -32,6 +32,9 @@
  *       counted (simfs_sync_retries). With `half` the first half of the pending operations became durable.
  *   S6  Locks and handles belong to the process: no image has any.
  *   S7  The same seed and the same calls give the same disk, names in the same (scrambled) order, and the same images.
+ *   S8  simfs_reserves(fs, false) makes a disk that reserves nothing: every log is written, takes room with what is
+ *       published, and publishing can find the disk full. A publish that fails for space after a part was written is
+ *       undone, as vfs.h asks for: zeros over the part, and a log_sync, which is one more call and operation.
  *
  * Faults: simfs_fault_add fails the n-th call of the given kinds; simfs_quota is a disk of so many bytes, where a write
  * that does not fit is there in part. Publishing to a mapped log cannot fail but by a stop, as on a real system.
@@ -108,11 +111,15 @@ void simfs_fault_add(struct simfs *fs, struct simfs_fault fault);
 void simfs_faults_clear(struct simfs *fs);
 /* How often a fault or the quota has struck. */
 uint64_t simfs_faults_fired(struct simfs *fs);
+/* The kind of call that the last fault struck; 0 without one. */
+unsigned simfs_fault_struck(struct simfs *fs);
 /* Calls of these kinds so far. */
 uint64_t simfs_calls(struct simfs *fs, unsigned calls);
 /* The sizes of all files that have a name or an open handle may sum up to this much. UINT64_MAX: no limit. */
 void simfs_quota(struct simfs *fs, uint64_t bytes);
 uint64_t simfs_used_bytes(struct simfs *fs);
+/* Whether logs are reserved (S8); at first they are. */
+void simfs_reserves(struct simfs *fs, bool reserves);
 
 /* Handles and locks not closed: 0 when nothing is leaked. */
 uint64_t simfs_open_handles(struct simfs *fs);

@@ -269,6 +269,7 @@ static struct sim_inode *clone_inode(struct simfs *to, struct sim_inode *inode) 
     struct sim_inode *copy = inode_new(to);
     inode->image = copy;
     copy->mapped = inode->mapped;
+    copy->sparse = inode->sparse;
     bytes_copy(&copy->live, &inode->live);
     bytes_copy(&copy->durable, &inode->durable);
     for (size_t i = 0; i < inode->write_count; i++) {

@@ -327,7 +327,8 @@ uint64_t sim_used_locked(struct simfs *fs) {
     }
     uint64_t used = 0;
     for (size_t i = 0; i < fs->inode_count; i++) {
-        used += fs->inodes[i]->marked ? fs->inodes[i]->live.size : 0;
+        const struct sim_inode *inode = fs->inodes[i];
+        used += !inode->marked ? 0 : inode->sparse ? inode->live.used : inode->live.size;
     }
     return used;
 }

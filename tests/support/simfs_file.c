@@ -98,11 +98,12 @@ int sim_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n
 
 /* How many of the n bytes the quota lets in. */
 static size_t write_room(struct simfs *fs, const struct sim_inode *inode, uint64_t offset, size_t n) {
-    if (fs->quota == UINT64_MAX || offset + n <= inode->live.size) {
+    uint64_t taken = inode->sparse ? inode->live.used : inode->live.size;
+    if (fs->quota == UINT64_MAX || offset + n <= taken) {
         return n;
     }
     uint64_t used = sim_used_locked(fs);
-    uint64_t end = inode->live.size + (fs->quota > used ? fs->quota - used : 0);
+    uint64_t end = taken + (fs->quota > used ? fs->quota - used : 0);
     if (end >= offset + n) {
         return n;
     }
@@ -118,7 +119,7 @@ static void write_keep_flight(struct simfs *fs, struct sim_inode *inode, uint64_
 
 /* file_write, and log_publish of a log that is written. */
 static int write_locked(struct simfs *fs, unsigned call, struct sim_inode *inode, const char *name, uint64_t offset,
-                        const void *data, size_t n, struct pleat_error *err) {
+                        const void *data, size_t n, size_t *ret_written, struct pleat_error *err) {
     bool half = false;
     bool was_dead = fs->dead;
     int rc = sim_begin(fs, call, true, name, &half, err);
@@ -135,6 +136,7 @@ static int write_locked(struct simfs *fs, unsigned call, struct sim_inode *inode
             rc = error_system(err, ENOSPC, "write", name);
         }
     }
+    *ret_written = written;
     if (written > 0) {
         uint64_t end = offset + written;
         inode_write(fs, inode, offset, data, written, end > inode->live.size ? end : inode->live.size);
@@ -153,9 +155,10 @@ int sim_file_write(struct vfs_file *file, uint64_t offset, const void *data, siz
     if (n == 0) {
         return 0;
     }
+    size_t written;
     sim_lock(file->fs);
     return sim_end(file->fs,
-                   write_locked(file->fs, SIMFS_FILE_WRITE, file->inode, file->name, offset, data, n, err));
+                   write_locked(file->fs, SIMFS_FILE_WRITE, file->inode, file->name, offset, data, n, &written, err));
 }
 
 int sim_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err) {
@@ -188,8 +191,7 @@ static int sync_locked(struct simfs *fs, unsigned call, struct sim_inode *inode,
 
 int sim_file_sync(struct vfs_file *file, struct pleat_error *err) {
     sim_lock(file->fs);
-    return sim_end(file->fs,
-                   sync_locked(file->fs, SIMFS_FILE_SYNC, file->inode, file->name, &file->sync_failed, err));
+    return sim_end(file->fs, sync_locked(file->fs, SIMFS_FILE_SYNC, file->inode, file->name, &file->sync_failed, err));
 }
 
 void sim_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
@@ -209,13 +211,14 @@ static int log_create_locked(struct vfs_dir *dir, struct sim_log *log, struct pl
     if (names_find(&dir->dir->live_names, log->name) != NULL) {
         return error_system(err, EEXIST, "create", log->name);
     }
-    uint64_t used = fs->quota == UINT64_MAX ? 0 : sim_used_locked(fs);
-    if (used > fs->quota || log->log.bytes > fs->quota - used) {
+    uint64_t used = fs->quota == UINT64_MAX || fs->reserves_not ? 0 : sim_used_locked(fs);
+    if (!fs->reserves_not && (used > fs->quota || log->log.bytes > fs->quota - used)) {
         fs->faults_fired++;
         return error_system(err, ENOSPC, "reserve", log->name);
     }
     log->inode = inode_new(fs);
     log->inode->mapped = !log->by_write;
+    log->inode->sparse = fs->reserves_not;
     dir_name_op(fs, dir->dir, SIM_CREATE, log->name, "", log->inode);
     inode_write(fs, log->inode, 0, NULL, 0, log->log.bytes);
     return 0;
@@ -242,7 +245,7 @@ int sim_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool b
     log->log = (struct vfs_log){.vfs = &fs->vfs, .base = base, .bytes = (size_t)bytes};
     log->fs = fs;
     log->mem = dir->mem;
-    log->by_write = by_write;
+    log->by_write = by_write || fs->reserves_not;
     strncpy(log->name, name, VFS_NAME_BYTES_MAX);
     rc = log_create_locked(dir, log, err);
     if (rc < 0) {
@@ -258,6 +261,19 @@ int sim_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool b
     return sim_end(fs, 0);
 }
 
+/* S8. PLEAT_ERR_NO_SPACE once the part is out for good. */
+static int log_undo_locked(struct sim_log *log, uint64_t offset, size_t written, struct pleat_error *err) {
+    struct simfs *fs = log->fs;
+    uint8_t *zeros = sim_alloc(written);
+    inode_write(fs, log->inode, offset, zeros, written, log->log.bytes);
+    free(zeros);
+    if (log->inode->live.used == offset + written) {
+        log->inode->live.used = (size_t)offset; /* the same contents, and the room is free again */
+    }
+    int rc = sync_locked(fs, SIMFS_LOG_SYNC, log->inode, log->name, &log->sync_failed, NULL);
+    return rc == 0 ? error_system(err, ENOSPC, "publish", log->name) : error_system(err, EIO, "publish", log->name);
+}
+
 int sim_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err) {
     struct sim_log *log = (struct sim_log *)vfs_log;
     struct simfs *fs = log->fs;
@@ -269,8 +285,15 @@ int sim_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct p
     }
     sim_lock(fs);
     if (log->by_write) {
-        return sim_end(fs, write_locked(fs, SIMFS_LOG_PUBLISH, log->inode, log->name, offset, vfs_log->base + offset, n,
-                                        err));
+        struct pleat_error failure = {0};
+        size_t written;
+        int rc = write_locked(fs, SIMFS_LOG_PUBLISH, log->inode, log->name, offset, vfs_log->base + offset, n, &written,
+                              &failure);
+        if (rc == PLEAT_ERR_NO_SPACE && written > 0) {
+            error_clear(&failure);
+            rc = log_undo_locked(log, offset, written, &failure);
+        }
+        return sim_end(fs, rc == 0 ? 0 : error_set(err, rc, failure.os_errno, "%s", failure.message));
     }
     int rc = sim_begin(fs, 0, true, log->name, NULL, err);
     if (rc == 0) {

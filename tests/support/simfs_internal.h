@@ -39,6 +39,7 @@ struct sim_inode {
     size_t write_capacity;
     unsigned handles;
     bool mapped;             /* a log whose lost sectors are zero (S3) */
+    bool sparse;             /* a log that was not reserved: only what is written takes room (S8) */
     bool marked;             /* reached, while unreachable inodes are swept */
     struct sim_inode *image; /* its copy, while an image is made */
 };
@@ -125,8 +126,10 @@ struct simfs {
     struct simfs_fault faults[SIMFS_FAULTS_MAX];
     size_t fault_count;
     uint64_t faults_fired;
+    unsigned fault_struck;
     uint64_t calls[SIMFS_CALL_KINDS];
     uint64_t quota;
+    bool reserves_not;
     uint64_t open_handles;
     uint64_t sync_retries;
 };

@@ -188,6 +188,19 @@ void simfs_faults_clear(struct simfs *fs) {
     sim_unlock(fs);
 }
 
+unsigned simfs_fault_struck(struct simfs *fs) {
+    sim_lock(fs);
+    unsigned struck = fs->fault_struck;
+    sim_unlock(fs);
+    return struck;
+}
+
+void simfs_reserves(struct simfs *fs, bool reserves) {
+    sim_lock(fs);
+    fs->reserves_not = !reserves;
+    sim_unlock(fs);
+}
+
 void simfs_quota(struct simfs *fs, uint64_t bytes) {
     sim_lock(fs);
     fs->quota = bytes;
