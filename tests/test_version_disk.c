@@ -256,6 +256,35 @@ Test(version_disk, a_rewrite_that_finds_no_space_goes_on_with_the_old_file) {
     }
 }
 
+Test(version_disk, a_rename_that_finds_no_space_goes_on_with_the_old_file) {
+    struct random random = random_begin("version_disk/rename");
+    for (uint64_t at = 1; at <= 4; at++) {
+        static struct model model;
+        struct room room;
+        cr_assert_eq(room_enter(&room, simfs_new(1), &mem_system), 0);
+        room.options.rewrite_bytes_min = 256;
+        cr_assert_eq(room_create(&room), 0);
+        model_init(&model);
+        simfs_fault_add(room.fs, (struct simfs_fault){.calls = SIMFS_DIR_RENAME, .at = at, .os_errno = ENOSPC});
+        for (int step = 0; step < 40; step++) {
+            cr_assert_eq(room_step(&room, &random, &model), 0, "%s", room.error.message);
+            cr_assert_eq(registry_health(room.registry, NULL), 0, "a full disk is not poison");
+        }
+        cr_assert_eq(simfs_faults_fired(room.fs), 1);
+        for (unsigned m = 0; m < SIMFS_MODELS; m++) {
+            struct simfs *image = simfs_crash(room.fs, (enum simfs_model)m, at);
+            struct room again;
+            cr_assert_eq(room_enter(&again, image, &mem_system), 0);
+            cr_assert_eq(room_open(&again), 0, "%s", again.error.message);
+            cr_assert_eq(registry_digest(again.registry), model_digest(&model));
+            room_leave(&again);
+            simfs_free(image);
+        }
+        room_leave(&room);
+        simfs_free(room.fs);
+    }
+}
+
 /* ---- failures with an unknown outcome --------------------------------------------------------------------------- */
 
 Test(version_disk, a_failed_write_or_sync_poisons_and_reopening_shows_one_of_two_states) {

@@ -99,6 +99,11 @@ static int manifest_write_new(const struct table_store *store, const uint8_t *he
     return 0;
 }
 
+/* A rename that found no space has changed nothing when the new name is still there. */
+static bool manifest_discard_new(const struct table_store *store) {
+    return store->vfs->dir_unlink(store->dir, MANIFEST_NAME_NEW, NULL) == 0;
+}
+
 int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t bytes,
                      enum manifest_outcome *ret_outcome, struct pleat_error *err) {
     const struct table_store *store = manifest->store;
@@ -122,6 +127,9 @@ int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t byt
     }
     *ret_outcome = MANIFEST_UNKNOWN;
     rc = vfs->dir_rename(store->dir, MANIFEST_NAME_NEW, MANIFEST_NAME, err);
+    if (rc == PLEAT_ERR_NO_SPACE && manifest_discard_new(store)) {
+        *ret_outcome = MANIFEST_UNCHANGED;
+    }
     if (rc == 0) {
         rc = vfs->dir_sync(store->dir, err);
     }
