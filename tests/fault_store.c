@@ -1,7 +1,11 @@
 /*
  * fault_store.c - the whole store when single calls of the disk or the allocator fail, and when the disk is full.
  *
- *     fault_store [--seed S] [--seconds N] [--all] [--kind disk|memory|quota --at N --variant V]
+ *     fault_store [--seed S] [--seconds N] [--all [--scenarios K]] [--kind KIND [--at N --variant V]]
+ *
+ *     KIND   disk      the N-th call of the disk          sync   the N-th sync of a file, a log or the directory
+ *            memory    the N-th allocation                quota  the disk is full N bytes from here, again and again
+ *            recovery  the N-th call, or allocation, of the open that recovers a crash image
  *
  * A history (history.h) runs in step mode with tiny limits on a simulated disk, with flushes, compactions, syncs,
  * clears and reopens. The N-th call fails, once or for ever, whole or by half. Whoever sees the error checks (F7, F8):
@@ -9,11 +13,15 @@
  *   - it has a code and a text, and the operation is wholly in or wholly out;
  *   - once the cause is gone, reads are those of a state of the history;
  *   - a handle that is healthy goes on; one that is not refuses every write with its sticky error, and reads go on;
- *   - after a failed allocation and on a full disk the handle is always healthy;
+ *   - after a failed allocation, on a full disk, and after a failed read or open the handle is always healthy; after a
+ *     failed sync and a failed write of the log it never is;
+ *   - a failed read is an error, and never an absent key or a missing row;
  *   - crash images hold everything that was reported durable, a reopen everything that returned;
  *   - close leaves no handle, no memory, no lock behind, and no sync was asked for twice.
  *
- * By default N is sampled; --all takes every N with every variant. A failure prints one line that replays it.
+ * By default N is sampled; --all takes every N with every variant, in K scenarios: seeds that follow one another, so
+ * that three cover the durability modes and six those with both kinds of log. A failure prints one line that replays
+ * it.
  */
 #include "db/db.h"
 #include "support/failmem.h"
@@ -27,14 +35,32 @@
 #include <string.h>
 #include <time.h>
 
-enum fault_kind { FAULT_DISK, FAULT_MEMORY, FAULT_QUOTA, FAULT_KINDS };
-static const char *const kind_names[FAULT_KINDS] = {"disk", "memory", "quota"};
-static const uint64_t variants[FAULT_KINDS] = {8, 2, 1};
+enum fault_kind { FAULT_DISK, FAULT_MEMORY, FAULT_QUOTA, FAULT_SYNC, FAULT_RECOVERY, FAULT_KINDS };
+static const char *const kind_names[FAULT_KINDS] = {"disk", "memory", "quota", "sync", "recovery"};
+
+static const struct variant {
+    int os_errno;
+    bool for_ever;
+    bool half;
+} disk_variants[] = {
+    {EIO, false, false},    {EIO, true, false},     {EIO, false, true},    {EIO, true, true},
+    {ENOSPC, false, false}, {ENOSPC, true, false},  {ENOSPC, false, true}, {ENOSPC, true, true},
+    {EDQUOT, false, true},  {EMFILE, false, false}, {EMFILE, true, false},
+};
+enum {
+    DISK_VARIANTS = sizeof disk_variants / sizeof disk_variants[0],
+    MEMORY_VARIANTS = 2, /* once and for ever */
+    SYNC_VARIANTS = 2,   /* whole and half */
+    RECOVERY_VARIANTS = SIMFS_MODELS * (DISK_VARIANTS + MEMORY_VARIANTS),
+};
+static const uint64_t variants[FAULT_KINDS] = {DISK_VARIANTS, MEMORY_VARIANTS, 1, SYNC_VARIANTS, RECOVERY_VARIANTS};
+#define SYNC_CALLS (SIMFS_FILE_SYNC | SIMFS_DIR_SYNC | SIMFS_LOG_SYNC)
 
 struct run {
     struct history history;
     struct pleat_options options;
     enum fault_kind kind;
+    struct variant variant; /* of a fault of the disk */
     struct simfs *fs;
     struct failmem fail;
     struct random random;
@@ -138,6 +164,44 @@ static int run_close(struct run *run, struct pleat_error *err) {
     return rc;
 }
 
+static int run_count_row(void *context, const struct pleat_row *row) {
+    (void)row;
+    ++*(size_t *)context;
+    return 0;
+}
+
+/* Every key of a space, and a scan of it: 0 or an error, never a wrong answer. */
+static int run_read(struct run *run, struct pleat_error *err) {
+    static uint8_t expected[4096];
+    struct history_state state;
+    size_t space = (size_t)random_below(&run->random, HISTORY_SPACES), present = 0, rows = 0;
+    run->doing = "read";
+    history_state_at(&run->history, run->n, &state);
+    for (size_t key = 0; key < HISTORY_KEYS; key++) {
+        struct pleat_value value;
+        uint64_t put_by = state.put_by[space][key];
+        int rc = pleat_get(run->spaces[space], NULL, history_key(key), &value, err);
+        if (rc < 0) {
+            return rc;
+        }
+        bool right = rc == (put_by != 0 ? 0 : PLEAT_ABSENT);
+        if (rc == 0) {
+            size_t bytes = history_value(&run->history, put_by, space, key, expected);
+            right = right && value.bytes == bytes && (bytes == 0 || memcmp(value.data, expected, bytes) == 0);
+            pleat_value_release(&value);
+        }
+        if (!right) {
+            run_complain(run, "key %zu of space %zu answers %d, put by %" PRIu64, key, space, rc, put_by);
+        }
+        present += put_by != 0;
+    }
+    int rc = pleat_scan(run->spaces[space], NULL, run_count_row, &rows, err);
+    if (rc == 0 && rows != present) {
+        run_complain(run, "a scan of space %zu has %zu rows, expected %zu", space, rows, present);
+    }
+    return rc;
+}
+
 /* One action: 0 or an error. */
 static int run_act(struct run *run, struct pleat_error *err) {
     if (run->db == NULL) {
@@ -148,7 +212,7 @@ static int run_act(struct run *run, struct pleat_error *err) {
         int rc = history_spaces(run->db, run->spaces, err);
         return rc == 0 ? pleat_batch_new(run->db, &run->batch, err) : rc;
     }
-    uint64_t draw = random_below(&run->random, 32);
+    uint64_t draw = random_below(&run->random, 36);
     int rc;
     if (draw < 16) {
         size_t space;
@@ -181,6 +245,8 @@ static int run_act(struct run *run, struct pleat_error *err) {
         if (rc == 0) {
             pleat_snapshot_free(snapshot);
         }
+    } else if (draw < 35) {
+        rc = run_read(run, err);
     } else {
         return run_close(run, err);
     }
@@ -237,6 +303,24 @@ static void run_check_read_only(struct run *run, int health) {
     }
 }
 
+/* F7: whether a fault of that kind of call (0: none of the disk's) may, must, or must not make the handle read-only. */
+static void run_judge_health(struct run *run, unsigned struck, int health, const struct pleat_error *err) {
+    static const unsigned writes = SIMFS_FILE_WRITE | SIMFS_LOG_PUBLISH | SIMFS_DIR_RENAME | SYNC_CALLS;
+    bool full = run->variant.os_errno == ENOSPC || run->variant.os_errno == EDQUOT;
+    bool may = struck != 0;
+    bool must = false;
+    if (struck != 0 && !run->variant.for_ever) { /* else earlier calls were struck, too */
+        may = (struck & writes) != 0 && (!full || (struck & (SYNC_CALLS | SIMFS_LOG_PUBLISH)) != 0);
+        must = !full && (struck & SYNC_CALLS) != 0;
+    }
+    if (health < 0 && !may) {
+        run_complain(run, "the handle is read-only after: %s", err->message);
+    }
+    if (must && health != err->code) {
+        run_complain(run, "health is %d after: %s", health, err->message);
+    }
+}
+
 /* An action answered an error: judges it, takes the cause away, and leaves the run where it can go on. */
 static void run_judge(struct run *run, int rc, const struct pleat_error *err) {
     char text[400];
@@ -257,6 +341,7 @@ static void run_judge(struct run *run, int rc, const struct pleat_error *err) {
     if (run->kind == FAULT_QUOTA && rc != PLEAT_ERR_NO_SPACE) {
         run_complain(run, "a full disk answered %d: %s", rc, err->message);
     }
+    unsigned struck = run->kind == FAULT_DISK || run->kind == FAULT_SYNC ? simfs_fault_struck(run->fs) : 0;
     run_disarm(run);
     run_check_images(run, run->durable);
     if (run->failed || run->db == NULL) {
@@ -280,9 +365,7 @@ static void run_judge(struct run *run, int rc, const struct pleat_error *err) {
     if (run->batch != NULL && !history_compare(&run->history, run->db, run->spaces, NULL, text, sizeof text)) {
         run_complain(run, "after \"%s\": %s", err->message, text);
     }
-    if (health < 0 && run->kind != FAULT_DISK) {
-        run_complain(run, "the handle is read-only after: %s", err->message);
-    }
+    run_judge_health(run, struck, health, err);
     if (health < 0 && !run->failed) {
         struct pleat_error ignored;
         run_check_read_only(run, health);
@@ -292,14 +375,15 @@ static void run_judge(struct run *run, int rc, const struct pleat_error *err) {
 }
 
 static void run_arm(struct run *run, uint64_t at, uint64_t variant) {
-    static const int errnos[] = {EIO, EIO, EIO, EIO, ENOSPC, ENOSPC, EMFILE, EMFILE};
     run->armed = true;
-    if (run->kind == FAULT_DISK) {
-        simfs_fault_add(run->fs, (struct simfs_fault){.calls = SIMFS_ANY,
+    if (run->kind == FAULT_DISK || run->kind == FAULT_SYNC) {
+        bool sync = run->kind == FAULT_SYNC;
+        run->variant = sync ? (struct variant){EIO, false, variant == 1} : disk_variants[variant];
+        simfs_fault_add(run->fs, (struct simfs_fault){.calls = sync ? SYNC_CALLS : SIMFS_ANY,
                                                       .at = at,
-                                                      .os_errno = errnos[variant],
-                                                      .for_ever = variant % 2 == 1,
-                                                      .half = variant == 2 || variant == 3});
+                                                      .os_errno = run->variant.os_errno,
+                                                      .for_ever = run->variant.for_ever,
+                                                      .half = run->variant.half});
     } else if (run->kind == FAULT_MEMORY) {
         run->fail.fail_at = atomic_load(&run->fail.calls) + at;
         run->fail.fail_for_ever = variant == 1;
@@ -308,9 +392,7 @@ static void run_arm(struct run *run, uint64_t at, uint64_t variant) {
     }
 }
 
-/* Runs the history with one fault. at 0: none. Returns how many calls a run without a fault makes. */
-static uint64_t run_one(struct run *run, uint64_t seed, enum fault_kind kind, uint64_t at, uint64_t variant,
-                        bool verbose) {
+static void run_init(struct run *run, uint64_t seed, enum fault_kind kind, bool verbose) {
     memset(run, 0, sizeof *run);
     run->verbose = verbose;
     run->history = (struct history){.seed = seed, .updates_max = 5, .value_bytes_max = 90, .clears = true};
@@ -320,12 +402,21 @@ static uint64_t run_one(struct run *run, uint64_t seed, enum fault_kind kind, ui
     run->random = (struct random){seed ^ 0xfa017};
     run->until = 50;
     failmem_init(&run->fail);
+}
+
+/* Runs the history with one fault. at 0: none. Returns how many calls a run without a fault makes. */
+static uint64_t run_one(struct run *run, uint64_t seed, enum fault_kind kind, uint64_t at, uint64_t variant,
+                        bool verbose) {
+    run_init(run, seed, kind, verbose);
     if (at > 0) {
         run_arm(run, at, variant);
     }
     while (!run->failed && run->n < run->until) {
         struct pleat_error err = {0};
         int rc = run_act(run, &err);
+        if (rc == 0 && at > 0 && run->db != NULL && random_below(&run->random, 16) == 0) {
+            run_check_images(run, run->durable); /* also long after a fault that the handle came through */
+        }
         if (rc < 0) {
             run_judge(run, rc, &err);
             if (kind == FAULT_QUOTA && !run->failed && run->seen < 30) { /* grown by a little, and full again */
@@ -364,24 +455,117 @@ static uint64_t run_one(struct run *run, uint64_t seed, enum fault_kind kind, ui
         run_complain(run, "%" PRIu64 " syncs were asked for again", simfs_sync_retries(run->fs));
     }
     uint64_t calls = kind == FAULT_DISK     ? simfs_calls(run->fs, SIMFS_ANY)
+                     : kind == FAULT_SYNC   ? simfs_calls(run->fs, SYNC_CALLS)
                      : kind == FAULT_MEMORY ? atomic_load(&run->fail.calls)
                                             : 40000;
     simfs_free(run->fs);
     return calls;
 }
 
+/* ---- failures of a recovery ------------------------------------------------------------------------------------- */
+
+/* What a crash left, and what an open without a fault makes of it. */
+struct wreck {
+    struct simfs *fs;
+    uint64_t durable;  /* survives a second crash, whatever the first open did */
+    uint64_t expected; /* the sequence that an open shows */
+};
+
+/* Runs the history for a while, crashes it, and leaves `run` with the wreck for a disk. Returns how many calls of the
+ * disk (memory: allocations) an open takes. */
+static uint64_t recovery_begin(struct run *run, uint64_t seed, enum simfs_model model, bool memory,
+                               struct wreck *ret_wreck) {
+    struct pleat_error err = {0};
+    run_init(run, seed, FAULT_RECOVERY, false);
+    uint64_t actions = 4 + random_below(&run->random, 160);
+    for (uint64_t i = 0; i < actions && !run->failed; i++) {
+        if (run_act(run, &err) < 0) {
+            run_complain(run, "an error that nothing caused: %s", err.message);
+        }
+    }
+    ret_wreck->fs = simfs_crash(run->fs, model, random_next(&run->random));
+    ret_wreck->durable = run->durable;
+    uint64_t floor = model == SIMFS_KILL ? run->returned : run->durable;
+    (void)run_close(run, &err);
+    simfs_free(run->fs);
+    run->fs = simfs_clone(ret_wreck->fs);
+    failmem_init(&run->fail);
+    run->returned = floor;
+    if (!run->failed && run_open(run, &err) < 0) {
+        run_complain(run, "the open without a fault: %s", err.message);
+    }
+    ret_wreck->expected = run->n;
+    uint64_t calls = memory ? atomic_load(&run->fail.calls) : simfs_calls(run->fs, SIMFS_ANY);
+    (void)run_close(run, &err);
+    simfs_free(run->fs);
+    run->fs = ret_wreck->fs;
+    failmem_init(&run->fail);
+    return calls;
+}
+
+/* The N-th call of the open that recovers fails. The next one shows everything, also behind one more crash. */
+static uint64_t recovery_one(struct run *run, uint64_t seed, uint64_t at, uint64_t variant, bool verbose) {
+    struct wreck wreck;
+    struct pleat_error err = {0};
+    char text[400];
+    enum simfs_model model = (enum simfs_model)(variant % SIMFS_MODELS);
+    uint64_t fault = variant / SIMFS_MODELS;
+    bool memory = fault >= DISK_VARIANTS;
+    uint64_t calls = recovery_begin(run, seed, model, memory, &wreck);
+    run->verbose = verbose;
+    run->kind = memory ? FAULT_MEMORY : FAULT_DISK;
+    if (at > 0 && !run->failed) {
+        run_arm(run, at, memory ? fault - DISK_VARIANTS : fault);
+        run->returned = run->tried = wreck.expected;
+        run->durable = model == SIMFS_KILL ? wreck.durable : wreck.expected;
+        int rc = run_open(run, &err);
+        run->durable = rc == 0 ? wreck.expected : run->durable;
+        if (rc < 0) {
+            run_judge(run, rc, &err);
+        } else {
+            run_disarm(run);
+            run_check_images(run, run->durable); /* F11 */
+            (void)run_close(run, &err);
+        }
+    }
+    for (int life = 0; life < 2 && !run->failed; life++) {
+        run->returned = run->tried = wreck.expected + (uint64_t)life;
+        int rc = run_open(run, &err);
+        rc = rc == 0 ? history_spaces(run->db, run->spaces, &err) : rc;
+        rc = rc == 0 ? pleat_batch_new(run->db, &run->batch, &err) : rc;
+        if (rc < 0) {
+            run_complain(run, "the open after it: %s", err.message);
+        } else if (!history_compare(&run->history, run->db, run->spaces, NULL, text, sizeof text)) {
+            run_complain(run, "%s", text);
+        } else if (history_apply(&run->history, run->n + 1, run->db, run->spaces, run->batch, false, &err) < 0) {
+            run_complain(run, "the commit after it: %s", err.message);
+        }
+        run->n++;
+        (void)run_close(run, &err);
+    }
+    if (simfs_sync_retries(run->fs) != 0) {
+        run_complain(run, "%" PRIu64 " syncs were asked for again", simfs_sync_retries(run->fs));
+    }
+    simfs_free(run->fs);
+    return calls;
+}
+
+static uint64_t run_any(struct run *run, uint64_t seed, enum fault_kind kind, uint64_t at, uint64_t variant,
+                        bool verbose) {
+    return kind == FAULT_RECOVERY ? recovery_one(run, seed, at, variant, verbose)
+                                  : run_one(run, seed, kind, at, variant, verbose);
+}
+
+/* ---- single cases ------------------------------------------------------------------------------------------------ */
+
 /* F7 to the letter: a failed write or sync of the log makes the handle read-only with that error, until a reopen. */
 static bool sticky_after(unsigned call, bool half) {
     static struct run run;
     struct pleat_error err = {0};
-    memset(&run, 0, sizeof run);
-    run.history = (struct history){.seed = 3, .updates_max = 3, .value_bytes_max = 40};
-    run.options = run_options(1);
+    run_init(&run, 3, FAULT_DISK, false);
     run.options.durability = PLEAT_SYNC_EACH;
     run.options.log_by_write = true;
     run.options.memtable_bytes = 64 << 10;
-    run.fs = simfs_new(3);
-    failmem_init(&run.fail);
     int rc = run_open(&run, &err);
     rc = rc == 0 ? history_spaces(run.db, run.spaces, &err) : rc;
     rc = rc == 0 ? pleat_batch_new(run.db, &run.batch, &err) : rc;
@@ -417,6 +601,17 @@ static bool sticky_after(unsigned call, bool half) {
     return !run.failed;
 }
 
+/* ---- all of them ------------------------------------------------------------------------------------------------- */
+
+/* What the command line asks for. */
+struct plan {
+    uint64_t seed, seconds, deadline, scenarios;
+    uint64_t at, variant; /* of one run */
+    int kind;             /* -1: all */
+    bool all;
+    bool keep_going;
+};
+
 struct sweep {
     uint64_t seed;
     uint64_t runs, errors;
@@ -426,7 +621,7 @@ struct sweep {
 
 static bool sweep_one(struct sweep *sweep, enum fault_kind kind, uint64_t at, uint64_t variant) {
     static struct run run;
-    (void)run_one(&run, sweep->seed, kind, at, variant, sweep->verbose);
+    (void)run_any(&run, sweep->seed, kind, at, variant, sweep->verbose);
     sweep->runs++;
     sweep->errors += run.seen;
     if (run.failed) {
@@ -438,84 +633,111 @@ static bool sweep_one(struct sweep *sweep, enum fault_kind kind, uint64_t at, ui
     return !run.failed;
 }
 
-/* Every N and variant, or as many as fit before the deadline. */
-static void sweep_seed(struct sweep *sweep, struct random *random, bool all, uint64_t deadline, bool keep_going) {
+/* Every N and variant of one kind, or as many as fit before the deadline. */
+static void sweep_kind(struct sweep *sweep, enum fault_kind kind, struct random *random, const struct plan *plan) {
     static struct run run;
-    for (enum fault_kind kind = 0; kind < FAULT_KINDS; kind++) {
-        uint64_t calls = run_one(&run, sweep->seed, kind, 0, 0, false);
-        if (run.failed) {
-            fprintf(stderr, "FAILED: fault_store --seed 0x%" PRIx64 " --kind %s --at 0 --variant 0: %s\n", sweep->seed,
-                    kind_names[kind], run.text);
-            sweep->failed = true;
+    uint64_t calls = run_any(&run, sweep->seed, kind, 0, 0, false);
+    if (run.failed) {
+        fprintf(stderr, "FAILED: fault_store --seed 0x%" PRIx64 " --kind %s --at 0 --variant 0: %s\n", sweep->seed,
+                kind_names[kind], run.text);
+        sweep->failed = true;
+        return;
+    }
+    uint64_t stride = kind == FAULT_QUOTA ? 97 : 1, runs = 0;
+    for (uint64_t variant = 0; plan->all && variant < variants[kind]; variant++) {
+        if (kind == FAULT_RECOVERY) {
+            calls = run_any(&run, sweep->seed, kind, 0, variant, false); /* every model is another wreck */
+        }
+        for (uint64_t at = 1; at <= calls; at += stride, runs++) {
+            if (!sweep_one(sweep, kind, at, variant) && !plan->keep_going) {
+                return;
+            }
+        }
+    }
+    for (int i = 0; !plan->all && i < 40 && (uint64_t)time(NULL) < plan->deadline; i++, runs++) {
+        if (!sweep_one(sweep, kind, 1 + random_below(random, calls), random_below(random, variants[kind])) &&
+            !plan->keep_going) {
             return;
         }
-        if (all) {
-            uint64_t stride = kind == FAULT_QUOTA ? 97 : 1;
-            for (uint64_t at = 1; at <= calls; at += stride) {
-                for (uint64_t variant = 0; variant < variants[kind]; variant++) {
-                    if (!sweep_one(sweep, kind, at, variant) && !keep_going) {
-                        return;
-                    }
-                }
+    }
+    if (plan->all) {
+        printf("seed 0x%" PRIx64 ": %s, %" PRIu64 " runs\n", sweep->seed, kind_names[kind], runs);
+        (void)fflush(stdout);
+    }
+}
+
+/* The scenarios one after the other (--all), or seeds until the time is up. */
+static void sweep_plan(struct sweep *sweep, struct random *random, const struct plan *plan) {
+    uint64_t first = sweep->seed;
+    for (uint64_t i = 0; plan->all ? i < plan->scenarios : i == 0 || (uint64_t)time(NULL) < plan->deadline; i++) {
+        sweep->seed = plan->all ? first + i : i == 0 ? first : random_next(random);
+        for (enum fault_kind kind = 0; kind < FAULT_KINDS; kind++) {
+            if (plan->kind < 0 || plan->kind == (int)kind) {
+                sweep_kind(sweep, kind, random, plan);
             }
-        } else {
-            for (int i = 0; i < 60 && (uint64_t)time(NULL) < deadline; i++) {
-                if (!sweep_one(sweep, kind, 1 + random_below(random, calls), random_below(random, variants[kind])) &&
-                    !keep_going) {
-                    return;
-                }
+            if (sweep->failed && !plan->keep_going) {
+                return;
             }
         }
     }
 }
 
-int main(int argc, char **argv) {
-    struct random random = random_begin("fault_store");
-    struct sweep sweep = {.seed = random_next(&random)};
-    uint64_t seconds = 10, at = 0, variant = 0;
-    int kind = -1;
-    bool all = false, keep_going = false;
+/* Numbers behind their option; false with the option in *ret_bad. */
+static bool plan_read(int argc, char **argv, struct plan *plan, const char **ret_bad) {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
-        if (strcmp(argv[i], "--all") == 0) {
-            all = true;
+        struct {
+            const char *name;
+            uint64_t *number;
+        } numbers[] = {{"--seed", &plan->seed},
+                       {"--seconds", &plan->seconds},
+                       {"--at", &plan->at},
+                       {"--variant", &plan->variant},
+                       {"--scenarios", &plan->scenarios}};
+        bool known = strcmp(argv[i], "--all") == 0 || strcmp(argv[i], "--keep-going") == 0;
+        plan->all = plan->all || strcmp(argv[i], "--all") == 0;
+        plan->keep_going = plan->keep_going || strcmp(argv[i], "--keep-going") == 0;
+        if (known) {
             continue;
         }
-        if (strcmp(argv[i], "--keep-going") == 0) {
-            keep_going = true;
-            continue;
-        }
-        if (strcmp(argv[i], "--seed") == 0) {
-            sweep.seed = strtoull(value, NULL, 0);
-        } else if (strcmp(argv[i], "--seconds") == 0) {
-            seconds = strtoull(value, NULL, 0);
-        } else if (strcmp(argv[i], "--at") == 0) {
-            at = strtoull(value, NULL, 0);
-        } else if (strcmp(argv[i], "--variant") == 0) {
-            variant = strtoull(value, NULL, 0);
-        } else if (strcmp(argv[i], "--kind") == 0) {
-            for (int k = 0; k < FAULT_KINDS; k++) {
-                kind = strcmp(value, kind_names[k]) == 0 ? k : kind;
+        for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++) {
+            if (strcmp(argv[i], numbers[k].name) == 0) {
+                *numbers[k].number = strtoull(value, NULL, 0);
+                known = true;
             }
-        } else {
-            fprintf(stderr, "unknown argument %s\n", argv[i]);
-            return 2;
+        }
+        for (int k = 0; k < FAULT_KINDS && strcmp(argv[i], "--kind") == 0; k++) {
+            plan->kind = strcmp(value, kind_names[k]) == 0 ? k : plan->kind;
+            known = plan->kind >= 0;
+        }
+        if (!known) {
+            *ret_bad = argv[i];
+            return false;
         }
         i++;
     }
+    return true;
+}
+
+int main(int argc, char **argv) {
+    struct random random = random_begin("fault_store");
+    struct plan plan = {.seed = random_next(&random), .seconds = 10, .scenarios = 3, .kind = -1};
+    const char *bad;
+    if (!plan_read(argc, argv, &plan, &bad)) {
+        fprintf(stderr, "unknown argument %s\n", bad);
+        return 2;
+    }
+    struct sweep sweep = {.seed = plan.seed};
     for (int half = 0; half < 2; half++) {
         sweep.failed = !sticky_after(SIMFS_LOG_PUBLISH, half == 1) || sweep.failed;
         sweep.failed = !sticky_after(SIMFS_LOG_SYNC, half == 1) || sweep.failed;
     }
-    if (kind >= 0) {
+    if (plan.at > 0 && plan.kind >= 0) {
         sweep.verbose = true;
-        (void)sweep_one(&sweep, (enum fault_kind)kind, at, variant % variants[kind]);
+        (void)sweep_one(&sweep, (enum fault_kind)plan.kind, plan.at, plan.variant % variants[plan.kind]);
     } else {
-        uint64_t deadline = (uint64_t)time(NULL) + seconds;
-        do {
-            sweep_seed(&sweep, &random, all, deadline, keep_going);
-            sweep.seed = random_next(&random);
-        } while ((!sweep.failed || keep_going) && !all && (uint64_t)time(NULL) < deadline);
+        plan.deadline = (uint64_t)time(NULL) + plan.seconds;
+        sweep_plan(&sweep, &random, &plan);
     }
     printf("%" PRIu64 " runs, %" PRIu64 " errors: %s\n", sweep.runs, sweep.errors,
            sweep.failed ? "FAILED" : "all right");

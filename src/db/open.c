@@ -225,10 +225,22 @@ static int open_directory(struct pleat_db *db, const char *path, struct db_listi
     return rc;
 }
 
+/* F7: asking again would prove nothing. A disk that is full says so of a file that is then written anew. */
+static void open_sync_failed(void *context, const struct pleat_error *error) {
+    if (error->code != PLEAT_ERR_NO_SPACE) {
+        (void)db_poison(context, error);
+    }
+}
+
 static int open_registry(struct pleat_db *db, const struct db_listing *listing, struct pleat_error *err) {
     struct registry_options options = {
-        .store = {.vfs = db->vfs, .dir = db->dir, .mem = db->mem, .cache = db->cache,
-                  .file_mode = db->options.file_mode},
+        .store = {.vfs = db->vfs,
+                  .dir = db->dir,
+                  .mem = db->mem,
+                  .cache = db->cache,
+                  .file_mode = db->options.file_mode,
+                  .on_sync_failed = open_sync_failed,
+                  .sync_context = db},
         .read_only = db->read_only,
         .rewrite_bytes_min = 64u << 10,
         .on_version = view_on_version,

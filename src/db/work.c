@@ -7,6 +7,8 @@
  *   X1  One flush at a time, oldest generation first (D2).
  *   X2  A job that fails leaves no file and no mark behind and is tried again with new files: its inputs are untouched.
  *       A manifest whose state on disk is unknown poisons the store (D5).
+ *   X3  So does a failed sync of a table or of the directory (contract F7): the directory's may have lost the names of
+ *       other files for good, the log's segment among them, and the next one would call them durable.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -31,6 +33,17 @@ static void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
         table_name(edit->added[i].meta.number, name);
         (void)db->vfs->dir_unlink(db->dir, name, NULL); /* a leftover is swept at the next open */
     }
+}
+
+/* X3. */
+static int work_sync_names(struct pleat_db *db, struct pleat_error *err) {
+    struct pleat_error failure = {0};
+    int rc = db->vfs->dir_sync(db->dir, &failure);
+    if (rc < 0) {
+        (void)db_poison(db, &failure);
+        (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
+    }
+    return rc;
 }
 
 /* Writes the runs of all dirty spaces of a frozen generation and commits them with one edit. */
@@ -65,7 +78,7 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
     }
     version_unref(version);
     if (rc == 0 && edit.added_count > 0) {
-        rc = db->vfs->dir_sync(db->dir, err);
+        rc = work_sync_names(db, err);
     }
     if (rc == 0) {
         rc = cursor_set_reserve(&edit.cursors, generation->cursors.count, err);
@@ -90,8 +103,8 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
     return rc;
 }
 
-/* Remembers a failure. Its files are gone and its inputs are untouched, so it is tried again with new files; only a
- * manifest whose state on disk is unknown makes the store read-only. */
+/* Remembers a failure. Its files are gone and its inputs are untouched, so it is tried again with new files, unless the
+ * store is read-only by now: a sync failed, or the manifest's state on disk is unknown. */
 static int work_failed(struct pleat_db *db, const char *job, int rc, const struct pleat_error *error) {
     db_log(db, PLEAT_LOG_ERROR, "%s failed: %s", job, error->message);
     mutex_lock(&db->work_mu);
@@ -145,8 +158,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
 static void work_pause(void *context) {
     struct pleat_db *db = context;
     struct generation *oldest;
-    if (db->options.background == PLEAT_BACKGROUND_THREADS && view_frozen_hint(db) &&
-        view_frozen(db, &oldest) > 0) {
+    if (db->options.background == PLEAT_BACKGROUND_THREADS && view_frozen_hint(db) && view_frozen(db, &oldest) > 0) {
         (void)work_flush(db, NULL); /* a failure is kept in background_error and by the poison */
     }
 }
@@ -176,7 +188,7 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
     } else {
         rc = compaction_run(db->registry, job, &db->shape, &db->cancel, work_pause, db, &edit, &result, err);
         if (rc == 0) {
-            rc = db->vfs->dir_sync(db->dir, err);
+            rc = work_sync_names(db, err);
         }
     }
     if (rc == 0) {

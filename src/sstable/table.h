@@ -84,7 +84,13 @@ struct table_store {
     struct cache *cache;
     uint8_t store_id[TABLE_STORE_ID_BYTES];
     uint32_t file_mode;
+    /* Told of every sync of a file in the making that failed; may be NULL. The file is given up in any case. */
+    void (*on_sync_failed)(void *context, const struct pleat_error *error);
+    void *sync_context;
 };
+
+/* file_sync of a file in the making. */
+int table_store_sync(const struct table_store *store, struct vfs_file *file, struct pleat_error *err);
 
 /* ---- building --------------------------------------------------------------------------------------------------- */
 

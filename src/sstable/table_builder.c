@@ -486,7 +486,6 @@ int table_builder_finish(struct table_builder *builder, struct table_meta *ret_m
     if (builder->meta.entries == 0) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a table without entries", builder->name);
     }
-    const struct vfs *vfs = builder->store->vfs;
     struct table_footer footer = {0};
     rc = table_builder_drain(builder, true, err);
     rc = rc < 0 ? rc : table_builder_finish_meta(builder, err);
@@ -494,12 +493,12 @@ int table_builder_finish(struct table_builder *builder, struct table_meta *ret_m
     rc = rc < 0 ? rc : table_builder_finish_filter(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_properties(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_footer(builder, &footer, err);
-    rc = rc < 0 ? rc : vfs->file_sync(builder->file, err);
+    rc = rc < 0 ? rc : table_store_sync(builder->store, builder->file, err);
     builder->failure = rc;
     if (rc < 0) {
         return rc;
     }
-    vfs->file_close(builder->file);
+    builder->store->vfs->file_close(builder->file);
     builder->file = NULL;
     builder->finished = true;
     *ret_meta = builder->meta;

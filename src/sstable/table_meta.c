@@ -6,6 +6,7 @@
  * have a group shares it with every key below it. That is what makes one filter probe a group sound.
  */
 #include "base/bytes.h"
+#include "base/error.h"
 #include "base/hash.h"
 #include "sstable/table.h"
 
@@ -75,4 +76,16 @@ void table_meta_fini(const struct mem *mem, struct table_meta *meta) {
     mem_free(mem, meta->largest);
     meta->smallest = NULL;
     meta->largest = NULL;
+}
+
+int table_store_sync(const struct table_store *store, struct vfs_file *file, struct pleat_error *err) {
+    struct pleat_error failure = {0};
+    int rc = store->vfs->file_sync(file, &failure);
+    if (rc == 0) {
+        return 0;
+    }
+    if (store->on_sync_failed != NULL) {
+        store->on_sync_failed(store->sync_context, &failure);
+    }
+    return error_set(err, rc, failure.os_errno, "%s", failure.message);
 }

@@ -88,7 +88,7 @@ static int manifest_write_new(const struct table_store *store, const uint8_t *he
         rc = vfs->file_write(file, sizeof head, state, bytes, err);
     }
     if (rc == 0) {
-        rc = vfs->file_sync(file, err);
+        rc = table_store_sync(store, file, err);
     }
     if (rc < 0) {
         vfs->file_close(file);
