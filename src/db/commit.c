@@ -203,6 +203,9 @@ static int commit_locked(struct pleat_db *db, struct pleat_batch *batch, const s
     uint64_t before = wal_writer_used(db->active_segment->writer);
     struct pleat_error failure = {0};
     rc = wal_writer_append(db->active_segment->writer, &batch->record, sequence, db_durable(db), &failure);
+    if (rc == PLEAT_ERR_NO_SPACE) { /* out for good, with nothing changed: writes go on when space returns (F7) */
+        return error_set(err, rc, failure.os_errno, "%s", failure.message);
+    }
     if (rc < 0) {
         (void)db_poison(db, &failure); /* part of the record may be in the log: only a reopen can tell (F7) */
         return db_health(db, err);

@@ -88,6 +88,8 @@ struct vfs {
     /* A new file of `bytes` reserved zero bytes. by_write: never a mapping. PLEAT_ERR_NO_SPACE leaves no file. */
     int (*log_create)(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
                       struct vfs_log **ret_log, struct pleat_error *err);
+    /* PLEAT_ERR_NO_SPACE: the file is durably as if the range had never been published, which may be tried again. On
+     * any other error any part of it may be there, now or after a crash. */
     int (*log_publish)(struct vfs_log *log, uint64_t offset, size_t n, struct pleat_error *err);
     int (*log_sync)(struct vfs_log *log, struct pleat_error *err);
     /* Makes pages up to `offset` ready to be stored to without a fault; advice, called ahead by a background thread. */

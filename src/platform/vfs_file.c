@@ -28,8 +28,9 @@ static bool file_range_fits(uint64_t offset, uint64_t n) {
     return offset <= (uint64_t)INT64_MAX && n <= (uint64_t)INT64_MAX - offset;
 }
 
-int posix_write_all(int fd, uint64_t offset, const void *data, size_t n) {
+int posix_write_all(int fd, uint64_t offset, const void *data, size_t n, size_t *ret_written) {
     const uint8_t *from = data;
+    *ret_written = 0;
     while (n > 0) {
         ssize_t put = pwrite(fd, from, n, (off_t)offset);
         if (put < 0 && errno != EINTR) {
@@ -42,6 +43,16 @@ int posix_write_all(int fd, uint64_t offset, const void *data, size_t n) {
             from += put;
             offset += (uint64_t)put;
             n -= (size_t)put;
+            *ret_written += (size_t)put;
+        }
+    }
+    return 0;
+}
+
+int posix_set_size(int fd, uint64_t bytes) {
+    while (ftruncate(fd, (off_t)bytes) != 0) {
+        if (errno != EINTR) {
+            return errno;
         }
     }
     return 0;
@@ -129,7 +140,8 @@ int posix_file_write(struct vfs_file *file, uint64_t offset, const void *data, s
         return error_set(err, PLEAT_ERR_INVALID, EFBIG, "%s: write of %zu bytes at offset %llu is past any file's end",
                          file->name, n, (unsigned long long)offset);
     }
-    int os_errno = posix_write_all(file->fd, offset, data, n);
+    size_t written;
+    int os_errno = posix_write_all(file->fd, offset, data, n, &written);
     return os_errno == 0 ? 0 : error_system(err, os_errno, "write", file->name);
 }
 

@@ -51,7 +51,8 @@ static int64_t lock_read_holder(int fd) {
 static void lock_write_holder(int fd, pid_t pid) {
     char text[LOCK_TEXT_BYTES + 1];
     (void)snprintf(text, sizeof text, "%-11ld\n", (long)pid);
-    if (posix_write_all(fd, 0, text, LOCK_TEXT_BYTES) != 0) {
+    size_t written;
+    if (posix_write_all(fd, 0, text, LOCK_TEXT_BYTES, &written) != 0) {
         (void)!ftruncate(fd, 0); /* rather none than that of an earlier holder */
     }
 }

@@ -16,6 +16,10 @@
  *   L2  The size and the reserved blocks need no sync of their own: the first log_sync flushes what is needed to read
  *       the data back, and the name is the caller's dir_sync. A segment lost before that held nothing durable.
  *   L3  A log that could not be made leaves no file.
+ *   L4  A publish that found the disk full is undone for good: the file is cut where the range begins, so that its
+ *       blocks are free again, gets its size back, and is synced. Only then may a commit say that it is out: a power
+ *       loss could else bring back the part that was written, which is whole when all that it lacks is zeros. When the
+ *       undoing fails nobody knows what the file holds, and the error is no longer one of space.
  */
 #include "platform/vfs_posix.h"
 
@@ -88,7 +92,7 @@ static int log_attach(struct posix_log *log, uint64_t bytes, bool by_write, stru
     bool reserved = os_errno == 0;
     if (os_errno == EOPNOTSUPP || os_errno == ENOSYS) {
         /* No reservation here: the log has its size, is written, and a full disk is an error of log_publish. */
-        os_errno = ftruncate(log->fd, (off_t)bytes) == 0 ? 0 : errno;
+        os_errno = posix_set_size(log->fd, bytes);
     }
     if (os_errno != 0) {
         return error_system(err, os_errno, "reserve", log->name);
@@ -135,6 +139,20 @@ int posix_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool
     return 0;
 }
 
+/* L4. The errno of the publish, or that of the undoing. */
+static int log_undo(struct posix_log *log, uint64_t offset, int os_errno) {
+    int cut = posix_set_size(log->fd, offset);
+    cut = cut == 0 ? posix_set_size(log->fd, log->log.bytes) : cut;
+    if (cut != 0) {
+        return cut == ENOSPC || cut == EDQUOT ? EIO : cut;
+    }
+    struct pleat_error failure = {0};
+    if (posix_sync_data(&log->sync, log->fd, log->name, &failure) != 0) {
+        return EIO;
+    }
+    return os_errno;
+}
+
 int posix_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err) {
     struct posix_log *log = posix_log_of(vfs_log);
     ASSERT(offset <= vfs_log->bytes && n <= vfs_log->bytes - offset);
@@ -145,7 +163,11 @@ int posix_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct
         atomic_store_explicit(&log->published, offset + n > end ? offset + n : end, memory_order_release);
         return 0;
     }
-    int os_errno = posix_write_all(log->fd, offset, vfs_log->base + offset, n);
+    size_t written;
+    int os_errno = posix_write_all(log->fd, offset, vfs_log->base + offset, n, &written);
+    if (written > 0 && (os_errno == ENOSPC || os_errno == EDQUOT)) {
+        os_errno = log_undo(log, offset, os_errno);
+    }
     return os_errno == 0 ? 0 : error_system(err, os_errno, "write", log->name);
 }
 

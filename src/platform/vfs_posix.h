@@ -36,8 +36,10 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
                   struct pleat_error *err);
 /* 0, or PLEAT_ERR_INVALID for a name that is empty, too long, "." or "..", or holds a '/'. */
 int posix_name_verify(const char *name, struct pleat_error *err);
-/* Writes all n bytes at offset; 0 or an errno. */
-int posix_write_all(int fd, uint64_t offset, const void *data, size_t n);
+/* Writes all n bytes at offset: 0, or an errno after *ret_written of them. */
+int posix_write_all(int fd, uint64_t offset, const void *data, size_t n, size_t *ret_written);
+/* ftruncate: 0 or an errno. */
+int posix_set_size(int fd, uint64_t bytes);
 /* fdatasync under N2. */
 int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err);
 /* msync of n bytes from the page boundary `base` under N2. */

@@ -127,8 +127,9 @@ int wal_writer_create(const struct wal_writer_options *options, struct wal_write
 /* Closes the storage; what was published stays. NULL is allowed. */
 void wal_writer_close(struct wal_writer *writer);
 bool wal_writer_fits(const struct wal_writer *writer, uint64_t record_bytes);
-/* Seals and appends the record under `sequence` (W1), which must fit. On an error (by_write only) nothing later may be
- * appended to this segment. One thread at a time. Cost: one copy and one xxh3 pass. */
+/* Seals and appends the record under `sequence` (W1), which must fit. PLEAT_ERR_NO_SPACE: the record is out for
+ * good, and the segment goes on. On any other error (by_write only) nothing later may be appended to it. One thread at
+ * a time. Cost: one copy and one xxh3 pass. */
 int wal_writer_append(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
                       uint64_t durable_sequence, struct pleat_error *err);
 /* Durable: everything appended before the call (not its name: see dir_sync). May run beside an append. */

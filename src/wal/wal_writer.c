@@ -3,7 +3,8 @@
  *
  * An append copies the record behind the end with its length still zero, checksums it where it lies, and then stores
  * the length: a process that dies in between leaves bytes that no reader takes for a record. The segment was reserved
- * and zeroed when it was created, so nothing here can run out of space, and the bytes behind the end are zero (W5).
+ * and zeroed when it was created, so the bytes behind the end are zero (W5), and nothing here runs out of space where a
+ * reservation holds. Elsewhere an append may: the storage undoes it, and the next one begins at the same place.
  *
  *     [ header | record | record | ...   used ^   zero   ...                    bytes ^ ]
  *
@@ -156,6 +157,10 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
     };
     uint64_t checksum = wal_writer_lay(writer, writer->log->base + offset, record, &format);
     int rc = writer->vfs->log_publish(writer->log, offset, (size_t)bytes, err);
+    if (rc == PLEAT_ERR_NO_SPACE) {
+        memset(writer->log->base + offset, 0, (size_t)bytes); /* W5: nothing of it is in the file either */
+        return rc;
+    }
     if (rc != 0) {
         /* Any part of it may be in the file; a record behind it could never be told from one behind a hole. */
         writer->failed = true;
