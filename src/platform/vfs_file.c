@@ -49,6 +49,15 @@ int posix_write_all(int fd, uint64_t offset, const void *data, size_t n, size_t 
     return 0;
 }
 
+int posix_status(int fd, struct stat *ret_status) {
+    while (fstat(fd, ret_status) != 0) {
+        if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
 int posix_set_size(int fd, uint64_t bytes) {
     while (ftruncate(fd, (off_t)bytes) != 0) {
         if (errno != EINTR) {
@@ -58,30 +67,40 @@ int posix_set_size(int fd, uint64_t bytes) {
     return 0;
 }
 
-/* 0, or the errno with which this handle's syncs fail from now on. */
-static int sync_settle(struct posix_sync *sync, int rc) {
-    int failed = rc == 0 ? 0 : errno;
-    if (failed != 0) {
-        /* release; pairs with the acquire in sync_failed. */
-        atomic_store_explicit(&sync->failed_errno, failed, memory_order_release);
+int posix_sync_directory(int fd) {
+    while (fsync(fd) != 0) {
+        if (errno != EINTR) { /* N2 */
+            return errno;
+        }
     }
-    return failed;
+    return 0;
 }
 
+/* The errno with which this handle's syncs fail, or 0. */
 static int sync_failed(const struct posix_sync *sync) {
-    /* acquire; pairs with the release in sync_settle: whoever sees the failure does not ask the kernel again. */
+    /* acquire; pairs with the release in sync_fail: whoever sees the failure does not ask the kernel again. */
     return atomic_load_explicit(&sync->failed_errno, memory_order_acquire);
+}
+
+static int sync_fail(struct posix_sync *sync, int os_errno) {
+    /* release; pairs with the acquire in sync_failed. */
+    atomic_store_explicit(&sync->failed_errno, os_errno, memory_order_release);
+    return os_errno;
 }
 
 int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err) {
     int failed = sync_failed(sync);
-    failed = failed != 0 ? failed : sync_settle(sync, fdatasync(fd));
+    while (failed == 0 && fdatasync(fd) != 0) {
+        failed = errno == EINTR ? 0 : sync_fail(sync, errno); /* N2 */
+    }
     return failed == 0 ? 0 : error_system(err, failed, "fdatasync", name);
 }
 
 int posix_sync_range(struct posix_sync *sync, void *base, size_t n, const char *name, struct pleat_error *err) {
     int failed = sync_failed(sync);
-    failed = failed != 0 ? failed : sync_settle(sync, msync(base, n, MS_SYNC));
+    while (failed == 0 && msync(base, n, MS_SYNC) != 0) {
+        failed = errno == EINTR ? 0 : sync_fail(sync, errno); /* N2 */
+    }
     return failed == 0 ? 0 : error_system(err, failed, "msync", name);
 }
 
@@ -128,9 +147,8 @@ int posix_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t
         done += got > 0 ? (size_t)got : 0;
     }
     if (done < n) {
-        return error_set(err, PLEAT_ERR_CORRUPT, 0,
-                         "%s: cut short: %zu bytes expected at offset %llu, %zu bytes found", file->name, n,
-                         (unsigned long long)offset, done);
+        return error_set(err, PLEAT_ERR_CORRUPT, 0, "%s: cut short: %zu bytes expected at offset %llu, %zu bytes found",
+                         file->name, n, (unsigned long long)offset, done);
     }
     return 0;
 }
@@ -147,8 +165,9 @@ int posix_file_write(struct vfs_file *file, uint64_t offset, const void *data, s
 
 int posix_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err) {
     struct stat status;
-    if (fstat(file->fd, &status) != 0) {
-        return error_system(err, errno, "fstat", file->name);
+    int os_errno = posix_status(file->fd, &status);
+    if (os_errno != 0) {
+        return error_system(err, os_errno, "fstat", file->name);
     }
     *ret_bytes = (uint64_t)status.st_size;
     return 0;

@@ -36,7 +36,10 @@ enum { LOCK_TEXT_BYTES = 12, LOCK_ATTEMPTS = 64 };
 /* The pid in the file; 0 when there is none that is alive, for a holder that died leaves its pid to shared holders. */
 static int64_t lock_read_holder(int fd) {
     char text[LOCK_TEXT_BYTES];
-    ssize_t got = pread(fd, text, sizeof text, 0);
+    ssize_t got;
+    do {
+        got = pread(fd, text, sizeof text, 0);
+    } while (got < 0 && errno == EINTR);
     int64_t pid = 0;
     for (ssize_t i = 0; i < got && text[i] >= '0' && text[i] <= '9'; i++) {
         pid = pid * 10 + (text[i] - '0');
@@ -53,7 +56,7 @@ static void lock_write_holder(int fd, pid_t pid) {
     (void)snprintf(text, sizeof text, "%-11ld\n", (long)pid);
     size_t written;
     if (posix_write_all(fd, 0, text, LOCK_TEXT_BYTES, &written) != 0) {
-        (void)!ftruncate(fd, 0); /* rather none than that of an earlier holder */
+        (void)posix_set_size(fd, 0); /* rather none than that of an earlier holder */
     }
 }
 
@@ -61,11 +64,14 @@ static void lock_write_holder(int fd, pid_t pid) {
 static int lock_is_current(const struct vfs_dir *dir, const char *name, int fd, struct pleat_error *err) {
     struct stat held;
     struct stat named;
-    if (fstat(fd, &held) != 0) {
-        return error_system(err, errno, "fstat", name);
+    int os_errno = posix_status(fd, &held);
+    if (os_errno != 0) {
+        return error_system(err, os_errno, "fstat", name);
     }
-    if (fstatat(dir->fd, name, &named, AT_SYMLINK_NOFOLLOW) != 0) {
-        return errno == ENOENT ? 1 : error_system(err, errno, "fstat", name);
+    while (fstatat(dir->fd, name, &named, AT_SYMLINK_NOFOLLOW) != 0) {
+        if (errno != EINTR) {
+            return errno == ENOENT ? 1 : error_system(err, errno, "fstat", name);
+        }
     }
     return held.st_dev == named.st_dev && held.st_ino == named.st_ino ? 0 : 1;
 }
@@ -149,7 +155,7 @@ void posix_lock_release(struct vfs_lock *lock) {
     }
     if (lock->owner == getpid()) { /* K3 */
         if (!lock->shared) {
-            (void)!ftruncate(lock->fd, 0);
+            (void)posix_set_size(lock->fd, 0);
         }
         (void)flock(lock->fd, LOCK_UN);
     }

@@ -54,8 +54,9 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
         return error_system(err, errno, (flags & O_CREAT) != 0 ? "create" : "open", name);
     }
     struct stat status;
-    if (fstat(fd, &status) != 0) {
-        rc = error_system(err, errno, "fstat", name);
+    int os_errno = posix_status(fd, &status);
+    if (os_errno != 0) {
+        rc = error_system(err, os_errno, "fstat", name);
     } else if (!S_ISREG(status.st_mode)) {
         rc = error_set(err, PLEAT_ERR_INVALID, 0, "%s: is not a regular file", name);
     }
@@ -69,10 +70,10 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
 
 /* ---- directories ------------------------------------------------------------------------------------------------ */
 
-static int dir_open_fd(const char *path, int *ret_fd) {
+static int dir_open_fd(int at, const char *path, int *ret_fd) {
     int fd;
     do {
-        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     } while (fd < 0 && errno == EINTR);
     *ret_fd = fd;
     return fd < 0 ? errno : 0;
@@ -93,13 +94,14 @@ static int dir_open_error(struct pleat_error *err, int os_errno, const char *ope
 /* D1. A directory that was there may lie below one that this user may pass through but not open; nothing can be
  * synced then, and whoever made it had the right to. */
 static int dir_sync_parent(const struct vfs_dir *dir, bool created, struct pleat_error *err) {
-    int fd = openat(dir->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
-        return created || errno != EACCES ? error_system(err, errno, "open parent", dir->path) : 0;
+    int fd;
+    int os_errno = dir_open_fd(dir->fd, "..", &fd);
+    if (os_errno != 0) {
+        return created || os_errno != EACCES ? error_system(err, os_errno, "open parent", dir->path) : 0;
     }
-    int rc = fsync(fd) == 0 ? 0 : error_system(err, errno, "fsync parent", dir->path);
+    os_errno = posix_sync_directory(fd);
     (void)close(fd);
-    return rc;
+    return os_errno == 0 ? 0 : error_system(err, os_errno, "fsync parent", dir->path);
 }
 
 static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const char *path, enum vfs_dir_mode how,
@@ -114,7 +116,7 @@ static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const ch
     memcpy(dir->path, path, path_bytes);
 
     bool created = false;
-    int os_errno = dir_open_fd(path, &dir->fd);
+    int os_errno = dir_open_fd(AT_FDCWD, path, &dir->fd);
     if (os_errno == ENOENT && how == VFS_DIR_CREATE) {
         /* A directory is used by passing through it: whoever may read it also gets x. */
         uint32_t dir_mode = (mode & 0777) | ((mode & 0444) >> 2);
@@ -125,7 +127,7 @@ static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const ch
             mem_free(mem, dir);
             return rc;
         }
-        os_errno = dir_open_fd(path, &dir->fd);
+        os_errno = dir_open_fd(AT_FDCWD, path, &dir->fd);
     }
     if (os_errno != 0) {
         int rc = dir_open_error(err, os_errno, "open directory", path);
@@ -151,22 +153,24 @@ static void posix_dir_close(struct vfs_dir *dir) {
 }
 
 static int posix_dir_sync(struct vfs_dir *dir, struct pleat_error *err) {
-    return fsync(dir->fd) == 0 ? 0 : error_system(err, errno, "fsync directory", dir->path);
+    int os_errno = posix_sync_directory(dir->fd);
+    return os_errno == 0 ? 0 : error_system(err, os_errno, "fsync directory", dir->path);
 }
 
 static int posix_dir_list(struct vfs_dir *dir, int (*callback)(void *context, const char *name), void *context,
                           struct pleat_error *err) {
     int fd;
-    do {
-        fd = openat(dir->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    } while (fd < 0 && errno == EINTR);
-    if (fd < 0) {
-        return error_system(err, errno, "open directory", dir->path);
+    int os_errno = dir_open_fd(dir->fd, ".", &fd);
+    if (os_errno != 0) {
+        return error_system(err, os_errno, "open directory", dir->path);
     }
     int rc = 0;
     while (rc == 0) {
         _Alignas(struct dirent64) char buffer[8192];
         ssize_t got = getdents64(fd, buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
         if (got < 0) {
             rc = error_system(err, errno, "list directory", dir->path);
         }

@@ -9,7 +9,8 @@
  *   N1  Every file is opened relative to the directory's descriptor, close-on-exec, not through a link, and must be a
  *       regular file: a pipe put in its place is refused, and does not hang the open.
  *   N2  After a failed sync every later sync of the same handle fails with the same errno. The kernel reports a lost
- *       page once and then calls it clean, so a sync that succeeds afterwards would be a lie. EINTR counts as failed.
+ *       page once and then calls it clean, so a sync that succeeds afterwards would be a lie. EINTR is no failure: the
+ *       wait was broken off, nothing was reported and nothing called clean, so the same sync is asked for again.
  */
 #ifndef PLEAT_PLATFORM_VFS_POSIX_H
 #define PLEAT_PLATFORM_VFS_POSIX_H
@@ -18,6 +19,7 @@
 #include "platform/vfs.h"
 
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 struct vfs_dir {
     const struct mem *mem; /* of everything opened in the directory */
@@ -38,8 +40,11 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
 int posix_name_verify(const char *name, struct pleat_error *err);
 /* Writes all n bytes at offset: 0, or an errno after *ret_written of them. */
 int posix_write_all(int fd, uint64_t offset, const void *data, size_t n, size_t *ret_written);
-/* ftruncate: 0 or an errno. */
+/* ftruncate and fstat: 0 or an errno. */
 int posix_set_size(int fd, uint64_t bytes);
+int posix_status(int fd, struct stat *ret_status);
+/* fsync of a directory: 0 or an errno. */
+int posix_sync_directory(int fd);
 /* fdatasync under N2. */
 int posix_sync_data(struct posix_sync *sync, int fd, const char *name, struct pleat_error *err);
 /* msync of n bytes from the page boundary `base` under N2. */
