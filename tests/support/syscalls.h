@@ -6,8 +6,8 @@
  * calls, what is tried instead when a mapping or a reservation is refused, descriptors and mappings on error paths.
  * Here the files are real and single calls lie.
  *
- * Syncs do not reach the disk: what a power failure leaves is the simulated disk's matter, and so thousands of runs
- * cost seconds. The plan is for one thread; without a plan the layer only counts, from any thread.
+ * Syncs do not reach the disk unless they are asked to: what a power failure leaves is the simulated disk's matter, and
+ * so thousands of runs cost seconds. The plan is for one thread; without one the layer only counts, from any thread.
  */
 #ifndef PLEAT_TESTS_SYSCALLS_H
 #define PLEAT_TESTS_SYSCALLS_H
@@ -48,6 +48,9 @@ enum syscalls_act {
     SYSCALLS_FAIL,            /* with os_errno, nothing done */
     SYSCALLS_SHORT,           /* half of the bytes, without an error */
     SYSCALLS_SHORT_THEN_FAIL, /* half of the bytes, and os_errno for the call that asks for the rest */
+    SYSCALLS_KILL_BEFORE,     /* SIGKILL to this process instead of the call */
+    SYSCALLS_KILL_HALF,       /* the same behind half of a write's bytes */
+    SYSCALLS_KILL_BEHIND,     /* and behind the call */
 };
 
 struct syscalls_plan {
@@ -62,6 +65,8 @@ struct syscalls_plan {
 /* From now on; counts begin at 0. */
 void syscalls_plan(struct syscalls_plan plan);
 void syscalls_no_plan(void);
+/* Syncs are made from now on. */
+void syscalls_sync_for_real(void);
 /* Calls of the plan's kinds so far, and how often the plan has struck; the kind that it struck last, 0 for none. */
 uint64_t syscalls_counted(void);
 uint64_t syscalls_struck(void);
