@@ -175,6 +175,10 @@ WRAP(int, fdatasync, (int fd)) {
     return fails(SYSCALLS_SYNC) ? -1 : MADE(layer.syncs ? __real_fdatasync(fd) : 0);
 }
 
+WRAP(int, msync, (void *base, size_t n, int flags)) {
+    return fails(SYSCALLS_SYNC) ? -1 : MADE(layer.syncs ? __real_msync(base, n, flags) : 0);
+}
+
 WRAP(int, ftruncate64, (int fd, off_t bytes)) {
     return fails(SYSCALLS_TRUNCATE) ? -1 : MADE(__real_ftruncate64(fd, bytes));
 }

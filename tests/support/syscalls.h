@@ -20,7 +20,7 @@ enum syscalls_kind {
     SYSCALLS_OPEN = 1u << 0,     /* openat */
     SYSCALLS_READ = 1u << 1,     /* pread */
     SYSCALLS_WRITE = 1u << 2,    /* pwrite */
-    SYSCALLS_SYNC = 1u << 3,     /* fsync, fdatasync */
+    SYSCALLS_SYNC = 1u << 3,     /* fsync, fdatasync, msync */
     SYSCALLS_TRUNCATE = 1u << 4, /* ftruncate */
     SYSCALLS_RESERVE = 1u << 5,  /* fallocate */
     SYSCALLS_MAP_FILE = 1u << 6, /* mmap of a file */
