@@ -1,318 +1,858 @@
 /*
  * crash_store.c - the whole store on a disk that loses power at every operation.
  *
- *     crash_store [--seed S] [--seconds N] [--ops N] [--stop N --model NAME --image SEED]
+ *     crash_store [--seconds N] [--images N] [--jobs N] [--corpus FILE] [--thin N] [--seed S] [--ops N] [--at PLACES]
  *
- * A history (history.h) runs with tiny limits on a simulated disk: commits over three spaces, clears, flushes,
- * compactions, rotations, syncs, reopens. For each operation index of the disk the run is repeated up to that point and
- * stopped; then images are built under every crash model, and each is opened: the state must be exactly that of the
- * sequence found (F2), which is at or past everything reported durable (F3; in the KILL model at or past everything
- * that returned); three more operations, a reopen and a comparison follow. Every fiftieth image's own recovery is
- * crashed in turn.
+ * A history has three lives. In each, operations run with tiny limits in step mode: commits over three spaces (empty
+ * ones, and some larger than a memtable) with four cursors, creations, clears and drops of spaces, flushes, compactions
+ * under snapshots, syncs, settles, clean closes. At every operation of the disk an observer builds what a crash there
+ * could leave: one or more images of each crash model (simfs.h, S2), and, where little is pending, all the subsets of
+ * it. Each is opened and held against what had been promised (power.h). One image in so many is opened again with
+ * recovery itself crashed at each of its operations, and so are some images of that: two deep. One image of each life,
+ * drawn evenly, is where the next life begins.
  *
- * A failure prints one line that replays it.
+ *     disk --op--op--op--op-- ...       life 1: each op -> images -> look
+ *                     '-> image --op--op-- ...       life 2 (its recovery included)
+ *                                      '-> image --op--op-- ...      life 3
+ *
+ * An image with the contents of one that was seen in the same life is not opened again, but what it opened as is held
+ * against what is promised by now. The seed says the option set (all durability modes, both ways of writing the log).
+ *
+ * Without --seed and --at, the lines of the corpus run first: places that failed once, and seeds. A failure prints one
+ * line that replays it. A campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
  */
-#include "db/db.h"
-#include "support/history.h"
+#include "support/power_class.h"
 #include "support/random.h"
-#include "support/simfs.h"
 
 #include <inttypes.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+
+#define LIVES 3
+#define DEPTH_MAX 3 /* images of images of images of the life's disk */
+#define PLACES_MAX (LIVES + DEPTH_MAX)
+#define MODEL_SUBSET SIMFS_MODELS /* by enumeration: the argument is the bits */
+#define NEST_ODDS 40              /* of the images of a life, one in so many has its recovery crashed ... */
+#define NEST_AGAIN_ODDS 400       /* ... and of those, one in so many again */
+#define ENOUGH_IMAGES 20000
+
+/* What the life is at: where exhaustive enumeration is wanted at least once a life. */
+enum doing {
+    OPENING,
+    CREATING,
+    COMMITTING,
+    ROTATING,
+    REMOVING,
+    STEPPING,
+    FLUSHING,
+    SYNCING,
+    COMPACTING,
+    CLOSING,
+    DOINGS
+};
+
+/* Where an image comes from. */
+struct place {
+    char kind; /* 'L': a life, 'R': the recovery of the image of the place before */
+    unsigned model;
+    uint64_t operation;
+    uint64_t argument;
+};
+
+/* Sums over processes. */
+struct tally {
+    uint64_t histories, lives, stops;
+    uint64_t built[DEPTH_MAX], distinct[DEPTH_MAX]; /* by depth: of the life's disk, of a recovery, of its recovery */
+    uint64_t enumerated, enumerations[DOINGS];
+    uint64_t classes[CLASSES];
+    uint64_t replayed, failures;
+};
+
+/* What images opened as, by their contents. */
+struct memory {
+    struct memory_slot {
+        uint64_t hash;
+        struct power_found found;
+    } * slots;
+    size_t capacity, count;
+};
 
 struct campaign {
     uint64_t seed;
-    uint64_t ops;          /* operations of the history */
-    uint64_t images;       /* built and opened */
-    uint64_t nested;
-    uint64_t replay_stop;  /* only this stop, when not 0 */
-    int replay_model;      /* and this model, when >= 0 */
-    uint64_t replay_image;
+    uint64_t ops;
+    uint64_t thin; /* only one stop in so many */
+    uint64_t deadline_ns, images_max;
+    struct place replay[PLACES_MAX];
+    size_t replay_count;
+    struct place places[PLACES_MAX]; /* of the image at hand */
+    struct tally tally;
     bool failed;
 };
 
-/* What the process knew when it died. */
-struct promise {
-    uint64_t returned; /* sequence of the last operation that returned */
-    uint64_t durable;  /* reported durable */
+/* A run whose operations are watched: a life, or (depth > 0) a recovery. */
+struct scene {
+    struct campaign *campaign;
+    struct power_path *path;
+    struct memory *memory;
+    struct random random; /* of the crashes; the life has its own */
+    size_t place;         /* index into places of what is made here */
+    unsigned depth;
+    struct life *life; /* NULL in a recovery */
 };
+
+struct life {
+    struct scene scene;
+    struct power_path path;
+    struct pleat_options options;
+    struct memory memory;
+    struct random random;
+    struct simfs *fs;
+    struct pleat_db *db;
+    struct pleat_batch *batch;
+    struct pleat_space *spaces[LIVES_SPACES];
+    struct pleat_snapshot *snapshot;
+    struct pleat_space *snapshot_spaces[LIVES_SPACES];
+    uint64_t snapshot_sequence;
+    uint64_t *digests; /* of the lineage, as anyone may have seen it */
+    uint32_t number;
+    enum doing doing;
+    bool enumerated[DOINGS];
+    /* where the next life begins */
+    uint64_t candidates;
+    struct simfs *chosen;
+    struct place chosen_place;
+    struct power_path chosen_path;
+    struct power_found chosen_found;
+};
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t images_built(const struct tally *tally) {
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < DEPTH_MAX; i++) {
+        sum += tally->built[i];
+    }
+    return sum;
+}
+
+static void tally_add(struct tally *sum, const struct tally *part) {
+    uint64_t *to = (uint64_t *)(void *)sum;
+    const uint64_t *from = (const uint64_t *)(const void *)part;
+    for (size_t i = 0; i < sizeof *sum / sizeof *to; i++) {
+        to[i] += from[i];
+    }
+}
+
+static bool campaign_ends(const struct campaign *campaign) {
+    return campaign->failed ||
+           (campaign->replay_count == 0 &&
+            (now_ns() >= campaign->deadline_ns || images_built(&campaign->tally) >= campaign->images_max));
+}
+
+/* ---- places ----------------------------------------------------------------------------------------------------- */
+
+static const char *place_model(unsigned model) {
+    return model == MODEL_SUBSET ? "subset" : simfs_model_name((enum simfs_model)model);
+}
+
+static void places_print(const struct place *places, size_t count, char *text, size_t text_bytes) {
+    size_t used = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < count && used < text_bytes; i++) {
+        int n = snprintf(text + used, text_bytes - used, "%s%c%" PRIu64 ":%s:0x%" PRIx64, i > 0 ? "/" : "",
+                         places[i].kind, places[i].operation, place_model(places[i].model), places[i].argument);
+        used += n > 0 ? (size_t)n : 0;
+    }
+}
+
+/* False when the text is no list of places. */
+static bool places_parse(const char *text, struct place *places, size_t *ret_count) {
+    size_t count = 0;
+    while (*text != '\0') {
+        char *end;
+        struct place *place = &places[count];
+        if (count == PLACES_MAX || (*text != 'L' && *text != 'R') || (count == 0 && *text != 'L')) {
+            return false;
+        }
+        place->kind = *text;
+        place->operation = strtoull(text + 1, &end, 10);
+        place->model = MODEL_SUBSET + 1;
+        for (unsigned model = 0; *end == ':' && model <= MODEL_SUBSET; model++) {
+            size_t length = strlen(place_model(model));
+            if (strncmp(end + 1, place_model(model), length) == 0 && end[1 + length] == ':') {
+                place->model = model;
+                place->argument = strtoull(end + 2 + length, &end, 0);
+                break;
+            }
+        }
+        if (place->model > MODEL_SUBSET || (*end != '\0' && *end != '/')) {
+            return false;
+        }
+        text = *end == '/' ? end + 1 : end;
+        count++;
+    }
+    *ret_count = count;
+    return count > 0;
+}
+
+static struct simfs *place_image(struct simfs *fs, const struct place *place) {
+    return place->model == MODEL_SUBSET ? simfs_crash_subset(fs, place->argument)
+                                        : simfs_crash(fs, (enum simfs_model)place->model, place->argument);
+}
+
+static void complain(struct campaign *campaign, size_t place_count, const char *text) {
+    char places[512];
+    places_print(campaign->places, place_count, places, sizeof places);
+    fprintf(stderr, "FAILED: crash_store --seed 0x%" PRIx64 " --ops %" PRIu64 "%s%s: %s\n", campaign->seed,
+            campaign->ops, place_count > 0 ? " --at " : "", places, text);
+    campaign->failed = true;
+    campaign->tally.failures++;
+}
+
+/* ---- what was seen ---------------------------------------------------------------------------------------------- */
+
+static struct memory_slot *memory_find(struct memory *memory, uint64_t hash) {
+    size_t at = (size_t)(hash * 0x9e3779b97f4a7c15ull >> 20) & (memory->capacity - 1);
+    while (memory->slots[at].hash != 0 && memory->slots[at].hash != hash) {
+        at = (at + 1) & (memory->capacity - 1);
+    }
+    return &memory->slots[at];
+}
+
+/* The slot of these contents; its hash is 0 when they are new. Valid until the next call. */
+static struct memory_slot *memory_slot(struct memory *memory, uint64_t hash) {
+    if (memory->count * 2 >= memory->capacity) {
+        struct memory larger = {.capacity = memory->capacity == 0 ? 4096 : memory->capacity * 2,
+                                .count = memory->count};
+        larger.slots = calloc(larger.capacity, sizeof *larger.slots);
+        if (larger.slots == NULL) {
+            abort();
+        }
+        for (size_t i = 0; i < memory->capacity; i++) {
+            if (memory->slots[i].hash != 0) {
+                *memory_find(&larger, memory->slots[i].hash) = memory->slots[i];
+            }
+        }
+        free(memory->slots);
+        *memory = larger;
+    }
+    return memory_find(memory, hash);
+}
+
+/* ---- images ----------------------------------------------------------------------------------------------------- */
+
+static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsigned call);
+
+/* Crashes the recovery of an image at each of its operations. */
+static void scene_nest(struct scene *scene, struct simfs *image, bool kill, const struct power_found *found) {
+    struct power_path path = *scene->path;
+    struct scene inner = {
+        .campaign = scene->campaign,
+        .path = &path,
+        .memory = scene->memory,
+        .random = {random_next(&scene->random)},
+        .place = scene->place + 1,
+        .depth = scene->depth + 1,
+    };
+    struct pleat_db *db = NULL;
+    struct pleat_error err = {0};
+    path.returned = found->sequence;
+    if (!kill) { /* all that the image has is durable, and may not be lost by a second crash */
+        path.durable = found->sequence;
+        for (unsigned k = 0; k < LIVES_SPACES; k++) {
+            path.spaces[k] = (found->exists >> k & 1u) != 0 ? POWER_PRESENT : POWER_ABSENT;
+            path.dropping[k] = 0;
+        }
+    }
+    struct simfs *fs = simfs_clone(image);
+    simfs_observe(fs, scene_stop, &inner);
+    int rc = db_open_with("store", path.options, simfs_vfs(fs), path.mem, &db, &err);
+    simfs_observe(fs, NULL, NULL);
+    simfs_stop_at(fs, 1); /* nobody looks at what the close would write */
+    (void)pleat_close(db, NULL);
+    simfs_free(fs);
+    if (rc < 0 && !scene->campaign->failed) {
+        complain(scene->campaign, scene->place + 1, err.message);
+    }
+}
+
+/* Draws evenly among the images of a life; the replay says which. */
+static bool life_chooses(struct life *life, bool replaying, bool wanted) {
+    life->candidates++;
+    return replaying ? wanted : random_below(&life->scene.random, life->candidates) == 0;
+}
+
+static void life_choose(struct life *life, struct simfs *image, const struct place *place, bool kill,
+                        const struct power_found *found) {
+    simfs_free(life->chosen);
+    life->chosen = simfs_clone(image);
+    life->chosen_place = *place;
+    life->chosen_path = life->path;
+    life->chosen_found = *found;
+    life->chosen_path.returned = found->sequence;
+    life->chosen_path.durable = kill ? life->path.durable : found->sequence;
+}
+
+/* Looks at one image of the disk. */
+static void scene_image(struct scene *scene, struct simfs *fs, struct place place) {
+    struct campaign *campaign = scene->campaign;
+    bool kill = place.model == SIMFS_KILL;
+    bool replaying = campaign->replay_count > 0;
+    char next = replaying && scene->place + 1 < campaign->replay_count ? campaign->replay[scene->place + 1].kind : 0;
+    struct power_found found = {0};
+    char text[512] = "";
+    campaign->places[scene->place] = place;
+    struct simfs *image = place_image(fs, &place);
+    campaign->tally.built[scene->depth]++;
+    uint64_t hash = simfs_hash(image) | 1;
+    struct memory_slot *slot = memory_slot(scene->memory, hash);
+    if (slot->hash != 0 && !replaying) {
+        if (!power_expect(scene->path, kill, &slot->found, text, sizeof text)) {
+            complain(campaign, scene->place + 1, text);
+        }
+        simfs_free(image);
+        return;
+    }
+    campaign->tally.distinct[scene->depth]++;
+    power_class_of_image(fs, image, campaign->tally.classes);
+    bool nests = replaying ? next == 'R'
+                           : scene->depth + 1 < DEPTH_MAX &&
+                                 random_below(&scene->random, scene->depth == 0 ? NEST_ODDS : NEST_AGAIN_ODDS) == 0;
+    bool chooses = scene->life != NULL && life_chooses(scene->life, replaying, next == 'L');
+    struct simfs *kept = nests || chooses ? simfs_clone(image) : NULL;
+    if (!power_check(scene->path, image, kill, &found, text, sizeof text)) {
+        complain(campaign, scene->place + 1, text);
+    } else {
+        power_class_of_found(scene->path, &found, campaign->tally.classes);
+        slot->hash = hash;
+        slot->found = found;
+        scene->memory->count++;
+        if (chooses) {
+            life_choose(scene->life, kept, &place, kill, &found);
+        }
+        if (nests) {
+            scene_nest(scene, kept, kill, &found);
+        }
+    }
+    simfs_free(image);
+    simfs_free(kept);
+}
+
+/* All subsets of what is pending, where they are few: always up to 3 bits, now and then up to 6, and once a life up to
+ * 12 (fewer in a thinned run) for each thing that it does. */
+static void scene_enumerate(struct scene *scene, struct simfs *fs, struct place place) {
+    struct tally *tally = &scene->campaign->tally;
+    unsigned units = simfs_units(fs);
+    uint64_t draw = random_below(&scene->random, 8);
+    unsigned limit = draw == 0 ? 6 : 3;
+    bool *done = scene->life != NULL ? &scene->life->enumerated[scene->life->doing] : NULL;
+    unsigned limit_once = scene->campaign->thin <= 1 ? 12 : scene->campaign->thin <= 8 ? 8 : 6;
+    if (done != NULL && !*done && units >= 6 && units <= limit_once && draw < 3) {
+        *done = true;
+        limit = limit_once;
+        tally->enumerations[scene->life->doing]++;
+    }
+    if (units == 0 || units > limit) {
+        return;
+    }
+    tally->enumerated++;
+    place.model = MODEL_SUBSET;
+    for (uint64_t bits = 0; bits < 1ull << units && !scene->campaign->failed; bits++) {
+        place.argument = bits;
+        scene_image(scene, fs, place);
+    }
+}
+
+/* The observer: what a crash before this operation, or in the middle of it, could leave. */
+static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsigned call) {
+    static const unsigned draws[SIMFS_MODELS] = {1, 1, 2, 1, 1, 3};
+    struct scene *scene = context;
+    struct campaign *campaign = scene->campaign;
+    struct life *life = scene->life;
+    struct place place = {.kind = life != NULL ? 'L' : 'R', .operation = operation};
+    if (life != NULL) {
+        if (life->db != NULL) { /* whatever anyone can see at this moment */
+            uint64_t applied, durable;
+            pleat_position_read(life->db, PLEAT_APPLIED, NULL, &applied);
+            pleat_position_read(life->db, PLEAT_DURABLE, NULL, &durable);
+            life->path.returned = applied > life->path.returned ? applied : life->path.returned;
+            life->path.durable = durable > life->path.durable ? durable : life->path.durable;
+            life->path.seen[life->path.seen_count - 1].sequence = applied;
+        }
+        life->doing = life->doing == COMMITTING && call == SIMFS_LOG_CREATE ? ROTATING : life->doing;
+    }
+    if (campaign->replay_count > 0) {
+        const struct place *wanted = &campaign->replay[scene->place];
+        if (!campaign->failed && scene->place < campaign->replay_count && wanted->operation == operation) {
+            scene_image(scene, fs, *wanted);
+        }
+        return;
+    }
+    if (campaign_ends(campaign) || (campaign->thin > 1 && random_below(&scene->random, campaign->thin) != 0)) {
+        return;
+    }
+    campaign->tally.stops++;
+    for (place.model = 0; place.model < SIMFS_MODELS; place.model++) {
+        for (unsigned i = 0; i < (life != NULL ? draws[place.model] : 1) && !campaign->failed; i++) {
+            place.argument = random_next(&scene->random);
+            scene_image(scene, fs, place);
+        }
+    }
+    scene_enumerate(scene, fs, place);
+}
+
+/* ---- a life ----------------------------------------------------------------------------------------------------- */
 
 static struct pleat_options tiny_options(uint64_t seed) {
     static const uint32_t durabilities[] = {PLEAT_SYNC_INTERVAL, PLEAT_SYNC_NONE, PLEAT_SYNC_EACH};
+    uint64_t set = seed % 6, more = seed / 6;
     return (struct pleat_options){
         .size = sizeof(struct pleat_options),
         .background = PLEAT_BACKGROUND_STEPS,
-        .memtable_bytes = 2048 + seed % 3 * 1024,
+        .memtable_bytes = 2048 + more % 3 * 1024,
         .cache_bytes = 65536,
-        .table_bytes = 1024 + seed % 5 * 512,
+        .table_bytes = 1024 + more % 5 * 512,
         .level_base_bytes = 2048,
-        .level_ratio = 2 + (uint32_t)(seed % 3),
-        .level0_tables = 1 + (uint32_t)(seed % 4),
+        .level_ratio = 2 + (uint32_t)(more % 3),
+        .level0_tables = 1 + (uint32_t)(more % 4),
         .sync_interval_ms = 1,
-        .durability = durabilities[seed / 7 % 3],
-        .log_by_write = seed % 2 == 1,
+        .durability = durabilities[set % 3],
+        .log_by_write = set >= 3,
     };
 }
 
-static struct history history_of(uint64_t seed) {
-    return (struct history){.seed = seed, .updates_max = 6, .value_bytes_max = 60, .clears = true};
+static void life_durable(void *context, uint64_t history, uint64_t sequence) {
+    struct life *life = context;
+    (void)history;
+    life->path.durable = sequence > life->path.durable ? sequence : life->path.durable;
 }
 
-static void promise_read(struct pleat_db *db, struct promise *promise) {
-    uint64_t durable;
-    pleat_position_read(db, PLEAT_DURABLE, NULL, &durable);
-    promise->durable = durable > promise->durable ? durable : promise->durable;
+static int life_wrong(struct pleat_error *err, const char *text) {
+    (void)snprintf(err->message, sizeof err->message, "%.250s", text);
+    return PLEAT_ERR_INVALID;
 }
 
-/* Runs operations from the store's sequence on, up to `until`, with background steps, syncs and reopens drawn from the
- * seed. Returns when done, or at the first error (the disk has stopped). */
-static int run(const struct history *history, struct simfs *fs, uint64_t until, struct promise *promise,
-               struct pleat_error *err) {
-    struct pleat_options options = tiny_options(history->seed);
-    struct random random = {history->seed ^ 0x5eed};
+static int life_open(struct life *life, bool first, struct pleat_error *err) {
+    struct power_path *path = &life->path;
+    struct power_seen *seen = first ? &path->seen[path->seen_count] : &path->seen[path->seen_count - 1];
     struct pleat_db *db = NULL;
-    struct pleat_batch *batch = NULL;
-    struct pleat_space *spaces[HISTORY_SPACES];
-    uint64_t n = 0;
+    unsigned exists;
+    uint64_t history, sequence;
+    life->doing = OPENING;
+    life->options.open_mode = path->opened ? PLEAT_MUST_EXIST : PLEAT_OPEN_OR_CREATE;
+    int rc = db_open_with("store", &life->options, simfs_vfs(life->fs), path->mem, &db, err);
+    if (rc < 0) {
+        return rc;
+    }
+    pleat_position_read(db, PLEAT_APPLIED, &history, &sequence);
+    if (sequence != path->lineage->sequence || (!first && history != seen->history)) {
+        (void)pleat_close(db, NULL);
+        return life_wrong(err, "opened at another sequence or history than was left");
+    }
+    if (first) {
+        memcpy(life->digests, path->lineage->digests, (sequence + 1) * sizeof *life->digests);
+        *seen = (struct power_seen){history, sequence, life->digests};
+        path->seen_count++;
+    }
+    path->opened = true;
+    life->db = db;
+    rc = power_spaces(db, life->spaces, &exists, err);
+    for (unsigned k = 0; rc == 0 && k < LIVES_SPACES; k++) {
+        enum power_space found = life->spaces[k] != NULL ? POWER_PRESENT : POWER_ABSENT;
+        if (path->spaces[k] != POWER_MAYBE && path->spaces[k] != found && path->dropping[k] == 0) {
+            rc = life_wrong(err, "a space is there that should not be, or the other way round");
+        }
+        path->spaces[k] = found;
+        path->dropping[k] = 0;
+    }
+    return rc == 0 ? pleat_batch_new(db, &life->batch, err) : rc;
+}
+
+static int life_close(struct life *life, struct pleat_error *err) {
+    pleat_snapshot_free(life->snapshot);
+    pleat_batch_free(life->batch);
+    life->snapshot = NULL;
+    life->batch = NULL;
+    life->doing = CLOSING;
+    int rc = pleat_close(life->db, err);
+    life->db = NULL;
+    if (rc == 0) {
+        life->path.durable = life->path.lineage->sequence;
+    }
+    return rc;
+}
+
+static unsigned life_exists(const struct life *life) {
+    unsigned exists = 0;
+    for (unsigned k = 0; k < LIVES_SPACES; k++) {
+        exists |= life->spaces[k] != NULL ? 1u << k : 0;
+    }
+    return exists;
+}
+
+/* One step of the lineage, or the creation of a space. */
+static int life_step(struct life *life, struct pleat_error *err) {
+    struct power_path *path = &life->path;
+    unsigned k = (unsigned)random_below(&life->random, LIVES_SPACES);
+    uint64_t draw = random_below(&life->random, 40);
+    bool sync = random_below(&life->random, 7) == 0;
+    if (life->spaces[k] == NULL && draw < 8) {
+        life->doing = CREATING;
+        path->spaces[k] = POWER_MAYBE;
+        int rc = lives_space(life->db, k, true, &life->spaces[k], err);
+        path->spaces[k] = rc == 0 ? POWER_PRESENT : POWER_MAYBE;
+        return rc;
+    }
+    enum lives_kind kind = LIVES_COMMIT;
+    if (life->spaces[k] != NULL && draw < 2) {
+        kind = draw == 0 || k == 0 ? LIVES_CLEAR : LIVES_DROP;
+    }
+    lineage_push(path->lineage, life->number, kind, k, life_exists(life));
+    uint64_t n = path->lineage->sequence;
+    life->digests[n] = path->lineage->digests[n];
+    life->doing = kind == LIVES_COMMIT ? COMMITTING : REMOVING;
+    path->dropping[k] = kind == LIVES_DROP ? n : 0;
+    int rc = lives_apply(path->lineage, life->db, life->spaces, life->batch, sync, err);
+    if (rc < 0) {
+        return rc;
+    }
+    path->spaces[k] = kind == LIVES_DROP ? POWER_ABSENT : path->spaces[k];
+    path->dropping[k] = 0;
+    path->returned = n;
+    if (kind != LIVES_COMMIT || (sync || life->options.durability == PLEAT_SYNC_EACH)) {
+        path->durable = n;
+    }
+    return 0;
+}
+
+/* Commits that must be refused, or take no sequence number: the next step would tell if they did anything. */
+static int life_refused(struct life *life, struct pleat_error *err) {
+    struct pleat_slice wrong = {"not this one", 12};
+    uint64_t sequence = 0;
+    pleat_batch_clear(life->batch);
+    int rc = pleat_commit(life->db, life->batch, NULL, &sequence, err);
+    if (rc < 0 || sequence != life->path.lineage->sequence) {
+        return rc < 0 ? rc : life_wrong(err, "a commit of nothing took a sequence number");
+    }
+    rc = pleat_batch_put(life->batch, life->spaces[0], wrong, wrong, err);
+    rc = rc == 0 ? pleat_batch_expect_cursor(life->batch, (struct pleat_slice){NULL, 0}, &wrong, err) : rc;
+    rc = rc == 0 ? pleat_commit(life->db, life->batch, NULL, &sequence, err) : rc;
+    return rc == PLEAT_ERR_MISMATCH ? 0 : life_wrong(err, "a commit that expects another cursor is not refused");
+}
+
+/* Takes a snapshot, or compares the one that is held and lets go of it. */
+static int life_snapshot(struct life *life, struct pleat_error *err) {
+    if (life->snapshot == NULL) {
+        memcpy(life->snapshot_spaces, life->spaces, sizeof life->spaces);
+        life->snapshot_sequence = life->path.lineage->sequence;
+        return pleat_snapshot_new(life->db, &life->snapshot, err);
+    }
+    char text[512];
+    for (unsigned k = 0; k < LIVES_SPACES; k++) { /* a handle of a dropped space answers nothing */
+        life->snapshot_spaces[k] = life->snapshot_spaces[k] == life->spaces[k] ? life->spaces[k] : NULL;
+    }
+    bool right = lives_compare(life->path.lineage, life->snapshot_sequence, life->db, life->snapshot_spaces,
+                               life->snapshot, text, sizeof text);
+    pleat_snapshot_free(life->snapshot);
+    life->snapshot = NULL;
+    return right ? 0 : life_wrong(err, text);
+}
+
+/* The durable cursors are those of the durable sequence, which is a floor from now on. */
+static int life_read_durable(struct life *life, struct pleat_error *err) {
+    struct pleat_cursor_value cursor = {0};
+    char text[512];
+    int rc = pleat_cursor_read(life->db, (struct pleat_slice){NULL, 0}, PLEAT_DURABLE, &cursor, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (cursor.sequence > life->path.lineage->sequence ||
+        !lives_compare_cursors(life->path.lineage, cursor.sequence, life->db, PLEAT_DURABLE, text, sizeof text)) {
+        return life_wrong(err, "the durable cursors are not those of the durable sequence");
+    }
+    life->path.durable = cursor.sequence > life->path.durable ? cursor.sequence : life->path.durable;
+    return 0;
+}
+
+/* What happens between two steps. */
+static int life_between(struct life *life, struct pleat_error *err) {
+    uint64_t draw = random_below(&life->random, 32);
+    unsigned k = (unsigned)random_below(&life->random, LIVES_SPACES);
     int rc = 0;
-    while (rc >= 0) {
-        if (db == NULL) {
-            rc = db_open_with("store", &options, simfs_vfs(fs), &mem_system, &db, err);
-            if (rc < 0) {
-                break;
-            }
-            rc = history_spaces(db, spaces, err);
-            rc = rc == 0 ? pleat_batch_new(db, &batch, err) : rc;
-            if (rc < 0) {
-                break;
-            }
-            pleat_position_read(db, PLEAT_APPLIED, NULL, &n);
-            promise_read(db, promise);
-        }
-        if (n >= until) {
-            break;
-        }
-        n++;
-        rc = history_apply(history, n, db, spaces, batch, random_below(&random, 7) == 0, err);
-        if (rc < 0) {
-            break;
-        }
-        promise->returned = n;
-        promise_read(db, promise);
-        uint64_t draw = random_below(&random, 16);
-        if (draw < 6) {
-            rc = pleat_step(db, err);
-        } else if (draw == 6) {
-            rc = pleat_flush(db, err);
-        } else if (draw == 7) {
-            rc = pleat_sync(db, err);
-        } else if (draw == 8 && random_below(&random, 4) == 0) {
-            pleat_batch_free(batch);
-            batch = NULL;
-            rc = pleat_close(db, err);
-            db = NULL;
-            if (rc == 0) {
-                promise->durable = n;
-            }
-        }
-        if (db != NULL) {
-            promise_read(db, promise);
-        }
+    if (draw < 10) {
+        life->doing = STEPPING;
+        rc = pleat_step(life->db, err);
+    } else if (draw < 12) {
+        life->doing = FLUSHING;
+        rc = pleat_flush(life->db, err);
+    } else if (draw < 14) {
+        life->doing = SYNCING;
+        rc = pleat_sync(life->db, err);
+        life->path.durable = rc == 0 ? life->path.lineage->sequence : life->path.durable;
+    } else if (draw < 18) {
+        rc = life_snapshot(life, err);
+    } else if (draw < 20) {
+        rc = life_refused(life, err);
+    } else if (draw == 20) {
+        life->doing = COMPACTING;
+        rc = life->spaces[k] != NULL ? pleat_compact(life->spaces[k], NULL, NULL, err)
+                                     : pleat_settle(life->db, NULL, NULL, err);
+    } else if (draw == 21) {
+        rc = life_close(life, err);
+        rc = rc == 0 ? life_open(life, false, err) : rc;
     }
-    pleat_batch_free(batch);
-    struct pleat_error ignored;
-    int close_rc = pleat_close(db, &ignored);
-    if (rc >= 0 && close_rc < 0) {
-        *err = ignored;
-        rc = close_rc;
-    } else if (rc >= 0 && db != NULL) {
-        promise->durable = n;
-    }
-    return rc < 0 ? rc : 0;
+    return rc < 0 ? rc : life_read_durable(life, err);
 }
 
-static bool complain(struct campaign *campaign, uint64_t stop, enum simfs_model model, uint64_t image,
-                     const char *text) {
-    fprintf(stderr,
-            "FAILED: crash_store --seed 0x%" PRIx64 " --ops %" PRIu64 " --stop %" PRIu64
-            " --model %s --image 0x%" PRIx64 ": %s\n",
-            campaign->seed, campaign->ops, stop, simfs_model_name(model), image, text);
-    campaign->failed = true;
-    return false;
-}
-
-/* Opens an image, checks F2 and F3, writes on, reopens, checks again. */
-static bool check_image(const struct history *history, struct simfs *image, const struct promise *promise, bool kill,
-                        char *text, size_t text_bytes) {
-    struct pleat_options options = tiny_options(history->seed);
+/* Runs the life to its end on life->fs. */
+static void life_run(struct life *life) {
+    struct campaign *campaign = life->scene.campaign;
     struct pleat_error err = {0};
-    struct pleat_db *db = NULL;
-    struct pleat_batch *batch = NULL;
-    struct pleat_space *spaces[HISTORY_SPACES];
-    uint64_t expected = 0;
-    for (int round = 0; round < 2; round++) {
-        uint64_t applied;
-        int rc = db_open_with("store", &options, simfs_vfs(image), &mem_system, &db, &err);
-        rc = rc == 0 ? history_spaces(db, spaces, &err) : rc;
-        if (rc < 0) {
-            (void)snprintf(text, text_bytes, "open %d: %s", round, err.message);
-            goto fail;
+    simfs_observe(life->fs, scene_stop, &life->scene);
+    int rc = life_open(life, true, &err);
+    for (uint64_t i = 0; rc >= 0 && i < campaign->ops && !campaign_ends(campaign); i++) {
+        rc = life_step(life, &err);
+        rc = rc >= 0 ? life_between(life, &err) : rc;
+    }
+    struct pleat_error close_err = {0};
+    int close_rc = life_close(life, &close_err);
+    if ((rc < 0 || close_rc < 0) && !campaign->failed) {
+        char text[640];
+        (void)snprintf(text, sizeof text, "life %" PRIu32 ", sequence %" PRIu64 ": %s", life->number,
+                       life->path.lineage->sequence, rc < 0 ? err.message : close_err.message);
+        complain(campaign, life->scene.place, text);
+    }
+    campaign->tally.lives++;
+}
+
+/* ---- histories -------------------------------------------------------------------------------------------------- */
+
+static void life_begin(struct life *life, struct campaign *campaign, uint32_t number, struct lineage *lineage,
+                       uint64_t *digests, size_t place) {
+    memset(life, 0, sizeof *life);
+    life->number = number;
+    life->digests = digests;
+    life->random.state = campaign->seed ^ (uint64_t)number << 48;
+    life->options = tiny_options(campaign->seed);
+    life->options.on_durable = life_durable;
+    life->options.on_durable_context = life;
+    life->path = (struct power_path){.options = &life->options, .mem = &mem_system, .lineage = lineage};
+    life->path.spaces[0] = POWER_PRESENT;
+    life->scene = (struct scene){
+        .campaign = campaign,
+        .path = &life->path,
+        .memory = &life->memory,
+        .random = {campaign->seed * 31 + number},
+        .place = place,
+        .life = life,
+    };
+}
+
+/* The next life begins on the image that this one chose. */
+static void life_next(struct life *life, const struct life *before, struct campaign *campaign, struct lineage *lineage,
+                      uint64_t *digests) {
+    life_begin(life, campaign, before->number + 1, lineage, digests, before->scene.place + 1);
+    struct power_path path = before->chosen_path;
+    path.options = &life->options;
+    life->path = path;
+    life->fs = before->chosen;
+    lineage_cut(lineage, before->chosen_found.sequence);
+    campaign->places[before->scene.place] = before->chosen_place;
+}
+
+static void campaign_history(struct campaign *campaign) {
+    static struct lineage lineage; /* large; one thread a process */
+    static uint64_t digests[LIVES][LINEAGE_MAX + 1];
+    static struct life lives[LIVES];
+    lineage_begin(&lineage, campaign->seed);
+    for (uint32_t i = 0; i < LIVES && !campaign_ends(campaign); i++) {
+        struct life *life = &lives[i];
+        if (i == 0) {
+            life_begin(life, campaign, 1, &lineage, digests[0], 0);
+            life->fs = simfs_new(campaign->seed);
+        } else {
+            life_next(life, &lives[i - 1], campaign, &lineage, digests[i]);
         }
-        pleat_position_read(db, PLEAT_APPLIED, NULL, &applied);
-        uint64_t floor = kill ? promise->returned : promise->durable;
-        if (round == 0 && applied < floor) {
-            (void)snprintf(text, text_bytes, "recovered sequence %" PRIu64 ", %" PRIu64 " was promised", applied,
-                           floor);
-            goto fail;
+        life_run(life);
+        simfs_free(life->fs);
+        free(life->memory.slots);
+        if (life->chosen == NULL) {
+            break;
         }
-        if (round == 1 && applied != expected) {
-            (void)snprintf(text, text_bytes, "reopened at sequence %" PRIu64 " after %" PRIu64, applied, expected);
-            goto fail;
+        if (i + 1 == LIVES || campaign_ends(campaign)) {
+            simfs_free(life->chosen);
         }
-        if (!history_compare(history, db, spaces, NULL, text, text_bytes)) {
-            goto fail;
-        }
-        struct pleat_check check;
-        if (pleat_check(db, &check, &err) < 0) {
-            (void)snprintf(text, text_bytes, "check: %s", err.message);
-            goto fail;
-        }
-        if (round == 0) {
-            rc = pleat_batch_new(db, &batch, &err);
-            for (uint64_t n = applied + 1; rc == 0 && n <= applied + 3; n++) {
-                rc = history_apply(history, n, db, spaces, batch, false, &err);
-            }
-            expected = applied + 3;
-            pleat_batch_free(batch);
-            batch = NULL;
-            if (rc < 0) {
-                (void)snprintf(text, text_bytes, "write after recovery: %s", err.message);
-                goto fail;
-            }
-        }
-        if (pleat_close(db, &err) < 0) {
-            db = NULL;
-            (void)snprintf(text, text_bytes, "close: %s", err.message);
-            goto fail;
-        }
-        db = NULL;
+    }
+    campaign->tally.histories++;
+}
+
+/* ---- the corpus ------------------------------------------------------------------------------------------------- */
+
+/* Takes one option; false when it is none. */
+static bool campaign_option(struct campaign *campaign, const char *name, const char *value) {
+    uint64_t number = strtoull(value, NULL, 0);
+    if (strcmp(name, "--seed") == 0) {
+        campaign->seed = number;
+    } else if (strcmp(name, "--ops") == 0) {
+        campaign->ops = number > 0 && number <= 150 ? number : 150; /* what a lineage holds */
+    } else if (strcmp(name, "--thin") == 0) {
+        campaign->thin = number;
+    } else if (strcmp(name, "--images") == 0) {
+        campaign->images_max = number;
+    } else {
+        return strcmp(name, "--at") == 0 && places_parse(value, campaign->replay, &campaign->replay_count);
     }
     return true;
-fail:
-    (void)pleat_close(db, NULL);
-    return false;
 }
 
-/* Crashes the recovery of an image at each of its operations. */
-static bool check_nested(struct campaign *campaign, const struct history *history, struct simfs *image,
-                         const struct promise *promise, uint64_t stop, enum simfs_model model, uint64_t seed) {
-    struct pleat_options options = tiny_options(history->seed);
-    for (uint64_t at = 1;; at++) {
-        struct simfs *fs = simfs_clone(image);
-        struct pleat_db *db = NULL;
-        struct pleat_error err = {0};
-        struct promise nested = *promise;
-        simfs_sync_all(fs); /* the image is what the disk holds */
-        simfs_stop_at(fs, at);
-        if (db_open_with("store", &options, simfs_vfs(fs), &mem_system, &db, &err) == 0) {
-            promise_read(db, &nested);
+/* A line is the options of one run: a place that failed once, or a seed. */
+static bool corpus_line(struct campaign *total, char *line) {
+    struct campaign campaign = {.ops = total->ops, .deadline_ns = total->deadline_ns, .images_max = UINT64_MAX};
+    char *rest = line;
+    char *name;
+    while ((name = strtok_r(rest, " \n", &rest)) != NULL) {
+        char *value = strtok_r(rest, " \n", &rest);
+        if (value == NULL || !campaign_option(&campaign, name, value)) {
+            fprintf(stderr, "the corpus has an unknown line at %s\n", name);
+            total->failed = true;
+            return false;
         }
-        (void)pleat_close(db, NULL);
-        bool stopped = simfs_stopped(fs);
-        for (enum simfs_model inner = 0; stopped && inner < SIMFS_MODELS; inner++) {
-            char text[512];
-            struct simfs *second = simfs_crash(fs, inner, seed + at);
-            campaign->nested++;
-            bool right = check_image(history, second, &nested, false, text, sizeof text);
-            simfs_free(second);
-            if (!right) {
-                simfs_free(fs);
-                char more[640];
-                (void)snprintf(more, sizeof more, "nested stop %" PRIu64 " model %s: %s", at, simfs_model_name(inner),
-                               text);
-                return complain(campaign, stop, model, seed, more);
-            }
+    }
+    campaign_history(&campaign);
+    campaign.tally.replayed++;
+    tally_add(&total->tally, &campaign.tally);
+    total->failed = total->failed || campaign.failed;
+    return !total->failed;
+}
+
+static void corpus_run(struct campaign *campaign, const char *path) {
+    char line[1024];
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        fprintf(stderr, "no corpus at %s\n", path);
+        campaign->failed = true;
+        return;
+    }
+    while (fgets(line, sizeof line, file) != NULL &&
+           (line[0] == '#' || line[0] == '\n' || corpus_line(campaign, line))) {
+    }
+    (void)fclose(file);
+}
+
+/* ---- the campaign ----------------------------------------------------------------------------------------------- */
+
+static void campaign_report(const struct tally *tally, uint64_t ns) {
+    static const char *const doings[DOINGS] = {"open", "create", "commit", "rotate",  "clear or drop",
+                                               "step", "flush",  "sync",   "compact", "close"};
+    uint64_t images = images_built(tally);
+    printf("%" PRIu64 " histories, %" PRIu64 " lives, %" PRIu64 " stops, %" PRIu64 " lines of the corpus\n",
+           tally->histories, tally->lives, tally->stops, tally->replayed);
+    printf("%" PRIu64 " images: %" PRIu64 " of lives, %" PRIu64 " of recoveries, %" PRIu64
+           " of recoveries of those; opened, being distinct: %" PRIu64 ", %" PRIu64 ", %" PRIu64 "\n",
+           images, tally->built[0], tally->built[1], tally->built[2], tally->distinct[0], tally->distinct[1],
+           tally->distinct[2]);
+    printf("%" PRIu64 " stops enumerated; of 6 to 12 bits:", tally->enumerated);
+    for (unsigned i = 0; i < DOINGS; i++) {
+        printf(" %s %" PRIu64, doings[i], tally->enumerations[i]);
+    }
+    printf("\n");
+    for (unsigned i = 0; i < CLASSES; i++) {
+        printf("%12" PRIu64 "  %s\n", tally->classes[i], power_class_name((enum power_class)i));
+    }
+    printf("%.1f s, %.0f images/s, %" PRIu64 " failures\n", (double)ns / 1e9, (double)images * 1e9 / (double)ns,
+           tally->failures);
+}
+
+/* A campaign of this length has seen every kind, or tests less than it says. */
+static bool campaign_saw_all(const struct tally *tally) {
+    bool all = true;
+    for (unsigned i = 0; images_built(tally) >= ENOUGH_IMAGES && i < CLASSES; i++) {
+        if (tally->classes[i] == 0) {
+            fprintf(stderr, "FAILED: crash_store: no image of the kind: %s\n", power_class_name((enum power_class)i));
+            all = false;
         }
-        simfs_free(fs);
-        if (!stopped) {
-            return true;
-        }
+    }
+    return all;
+}
+
+/* Histories of fresh seeds until the time or the number is reached. */
+static void campaign_run(struct campaign *campaign, struct random random) {
+    uint64_t set = random_below(&random, 6);
+    while (!campaign_ends(campaign)) {
+        campaign->seed = random_next(&random) / 8 * 6 + set; /* option sets in turn */
+        set = (set + 1) % 6;
+        campaign_history(campaign);
     }
 }
 
-/* All stops of one history. Returns when done, failed, or out of time. */
-static void campaign_seed(struct campaign *campaign, uint64_t deadline) {
-    struct history history = history_of(campaign->seed);
-    for (uint64_t stop = campaign->replay_stop != 0 ? campaign->replay_stop : 1; !campaign->failed; stop++) {
-        struct simfs *fs = simfs_new(campaign->seed);
-        struct promise promise = {0, 0};
-        struct pleat_error err = {0};
-        simfs_stop_at(fs, stop);
-        int rc = run(&history, fs, campaign->ops, &promise, &err);
-        bool stopped = simfs_stopped(fs);
-        if (rc < 0 && !stopped) {
-            (void)complain(campaign, stop, SIMFS_KILL, 0, err.message);
+/* Further processes, each with seeds of its own; the tallies come back through pipes. */
+static void campaign_jobs(struct campaign *campaign, struct random random, uint64_t jobs) {
+    int pipes[64][2];
+    jobs = jobs < 64 ? jobs : 64;
+    campaign->images_max = (campaign->images_max - 1) / jobs + 1;
+    struct campaign fresh = *campaign;
+    memset(&fresh.tally, 0, sizeof fresh.tally);
+    for (uint64_t i = 1; i < jobs; i++) {
+        random_next(&random);
+        if (pipe(pipes[i]) != 0) {
+            abort();
         }
-        for (enum simfs_model model = 0; stopped && !campaign->failed && model < SIMFS_MODELS; model++) {
-            if (campaign->replay_model >= 0 && model != (enum simfs_model)campaign->replay_model) {
-                continue;
-            }
-            uint64_t seed =
-                campaign->replay_image != 0 ? campaign->replay_image : campaign->seed * 31 + stop * 7 + model;
-            char text[512];
-            struct simfs *image = simfs_crash(fs, model, seed);
-            struct simfs *kept = simfs_clone(image);
-            campaign->images++;
-            if (!check_image(&history, image, &promise, model == SIMFS_KILL, text, sizeof text)) {
-                (void)complain(campaign, stop, model, seed, text);
-            } else if (campaign->images % 50 == 0) {
-                (void)check_nested(campaign, &history, kept, &promise, stop, model, seed);
-            }
-            simfs_free(image);
-            simfs_free(kept);
+        if (fork() == 0) {
+            campaign_run(&fresh, random);
+            ssize_t n = write(pipes[i][1], &fresh.tally, sizeof fresh.tally);
+            _exit(n != sizeof fresh.tally || fresh.failed);
         }
-        simfs_free(fs);
-        if (!stopped || campaign->replay_stop != 0 || (uint64_t)time(NULL) >= deadline) {
-            return;
-        }
+        (void)close(pipes[i][1]);
+    }
+    random_next(&random);
+    campaign_run(campaign, random);
+    for (uint64_t i = 1; i < jobs; i++) {
+        int status = 0;
+        struct tally part = {0};
+        ssize_t n = read(pipes[i][0], &part, sizeof part);
+        tally_add(&campaign->tally, &part);
+        campaign->failed = wait(&status) < 0 || status != 0 || n != sizeof part || campaign->failed;
     }
 }
 
 int main(int argc, char **argv) {
-    uint64_t seconds = 8;
-    struct campaign campaign = {.ops = 60, .replay_model = -1};
-    struct random random = random_begin("crash_store");
-    campaign.seed = random_next(&random);
-    for (int i = 1; i + 1 < argc; i += 2) {
-        uint64_t number = strtoull(argv[i + 1], NULL, 0);
-        if (strcmp(argv[i], "--seed") == 0) {
-            campaign.seed = number;
-        } else if (strcmp(argv[i], "--seconds") == 0) {
-            seconds = number;
-        } else if (strcmp(argv[i], "--ops") == 0) {
-            campaign.ops = number;
-        } else if (strcmp(argv[i], "--stop") == 0) {
-            campaign.replay_stop = number;
-        } else if (strcmp(argv[i], "--image") == 0) {
-            campaign.replay_image = number;
-        } else if (strcmp(argv[i], "--model") == 0) {
-            for (enum simfs_model model = 0; model < SIMFS_MODELS; model++) {
-                campaign.replay_model =
-                    strcmp(argv[i + 1], simfs_model_name(model)) == 0 ? (int)model : campaign.replay_model;
-            }
-        } else {
-            fprintf(stderr, "unknown argument %s\n", argv[i]);
+    uint64_t seconds = 8, jobs = 1, begin = now_ns();
+    const char *corpus = NULL;
+    bool has_seed = false;
+    struct campaign campaign = {.ops = 40, .images_max = UINT64_MAX};
+    for (int i = 1; i < argc; i += 2) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        has_seed = has_seed || strcmp(argv[i], "--seed") == 0;
+        if (strcmp(argv[i], "--seconds") == 0) {
+            seconds = strtoull(value, NULL, 0);
+        } else if (strcmp(argv[i], "--jobs") == 0) {
+            jobs = strtoull(value, NULL, 0);
+        } else if (strcmp(argv[i], "--corpus") == 0) {
+            corpus = value;
+        } else if (i + 1 == argc || !campaign_option(&campaign, argv[i], value)) {
+            fprintf(stderr, "unknown argument %s %s\n", argv[i], value);
             return 2;
+        } else if (strcmp(argv[i], "--images") == 0) {
+            seconds = UINT32_MAX;
         }
     }
-    uint64_t deadline = (uint64_t)time(NULL) + seconds, seeds = 0;
-    do {
-        campaign_seed(&campaign, deadline);
-        seeds++;
-        campaign.seed = random_next(&random);
-    } while (!campaign.failed && campaign.replay_stop == 0 && (uint64_t)time(NULL) < deadline);
-    printf("%" PRIu64 " histories, %" PRIu64 " images, %" PRIu64 " nested: %s\n", seeds, campaign.images,
-           campaign.nested, campaign.failed ? "FAILED" : "all right");
-    return campaign.failed || campaign.images == 0;
+    struct random random = random_begin("crash_store");
+    campaign.deadline_ns = begin + seconds * 1000000000u;
+    if (has_seed) {
+        campaign_history(&campaign);
+    } else {
+        if (corpus != NULL) {
+            corpus_run(&campaign, corpus);
+        }
+        campaign_jobs(&campaign, random, jobs > 0 ? jobs : 1);
+    }
+    campaign_report(&campaign.tally, now_ns() - begin);
+    bool right = !campaign.failed && images_built(&campaign.tally) > 0 && campaign_saw_all(&campaign.tally);
+    printf("%s\n", right ? "all right" : "FAILED");
+    return right ? 0 : 1;
 }

@@ -486,6 +486,143 @@ Test(simfs, stores_after_the_stop_are_not_of_the_dead_process) {
     disk_free(&disk);
 }
 
+/* ---- S8 --------------------------------------------------------------------------------------------------------- */
+
+#define LOOKS_MAX 1024
+
+/* The images of a disk at each of its operations, as hashes. */
+struct looks {
+    uint64_t hashes[LOOKS_MAX];
+    size_t count;
+};
+
+static void look(void *context, struct simfs *fs, uint64_t operation, unsigned call) {
+    struct looks *looks = context;
+    (void)call;
+    for (enum simfs_model model = 0; model < SIMFS_MODELS; model++) {
+        for (uint64_t seed = 0; seed < 4 && looks->count < LOOKS_MAX; seed++) {
+            struct simfs *image = simfs_crash(fs, model, operation * 8 + seed);
+            looks->hashes[looks->count++] = simfs_hash(image);
+            simfs_free(image);
+        }
+    }
+}
+
+/* Files and both kinds of logs, with stores that no publish has told of yet; ends at the first error. */
+static void look_script(struct simfs *fs) {
+    const struct vfs *vfs = simfs_vfs(fs);
+    struct vfs_dir *dir = NULL;
+    struct vfs_file *file = NULL;
+    struct vfs_log *logs[2] = {NULL, NULL};
+    int rc = vfs->dir_open(vfs, &mem_system, PATH, VFS_DIR_CREATE, 0700, &dir, NULL);
+    rc = rc == 0 ? vfs->file_open(dir, "a", VFS_FILE_CREATE_NEW, 0600, &file, NULL) : rc;
+    for (int i = 0; i < 2; i++) {
+        rc = rc == 0 ? vfs->log_create(dir, i == 0 ? "mapped" : "written", 2048, i == 1, 0600, &logs[i], NULL) : rc;
+    }
+    for (uint64_t round = 0; rc == 0 && round < 3; round++) {
+        memset(logs[0]->base + round * 500, 'm', 700);
+        memset(logs[1]->base + round * 500, 'w', 700);
+        rc = vfs->file_write(file, round * 600, logs[1]->base, 900, NULL);
+        for (int i = 0; i < 2; i++) {
+            rc = rc == 0 ? vfs->log_publish(logs[i], round * 500, 700, NULL) : rc;
+        }
+        rc = rc == 0 ? vfs->file_sync(file, NULL) : rc;
+        rc = rc == 0 ? vfs->dir_rename(dir, round % 2 == 0 ? "a" : "b", round % 2 == 0 ? "b" : "a", NULL) : rc;
+        rc = rc == 0 && round == 1 ? vfs->log_sync(logs[0], NULL) : rc;
+    }
+    rc = rc == 0 ? vfs->dir_sync(dir, NULL) : rc;
+    vfs->log_close(logs[0]);
+    vfs->log_close(logs[1]);
+    vfs->file_close(file);
+    vfs->dir_close(dir);
+}
+
+Test(simfs, an_observer_sees_what_each_stop_would_leave_and_changes_nothing) {
+    static struct looks observed, stopped;
+    struct simfs *fs = simfs_new(1);
+    simfs_observe(fs, look, &observed);
+    look_script(fs);
+    uint64_t operations = simfs_operations(fs);
+    struct simfs *alone = simfs_new(1);
+    look_script(alone);
+    cr_assert_eq(simfs_hash(fs), simfs_hash(alone));
+    cr_assert_eq(simfs_pending(fs), simfs_pending(alone));
+    simfs_free(fs);
+    for (uint64_t stop = 1; stop <= operations; stop++) {
+        fs = simfs_new(1);
+        simfs_stop_at(fs, stop);
+        look_script(fs);
+        cr_assert_eq(simfs_operations(fs), stop - 1);
+        look(&stopped, fs, stop, 0);
+        simfs_free(fs);
+    }
+    simfs_free(alone);
+    cr_assert_lt(observed.count, LOOKS_MAX);
+    cr_assert_eq(observed.count, stopped.count);
+    for (size_t i = 0; i < observed.count; i++) {
+        cr_assert_eq(observed.hashes[i], stopped.hashes[i], "image %zu of %zu", i, observed.count);
+    }
+}
+
+Test(simfs, subsets_are_all_the_images_that_pending_names_and_sectors_allow) {
+    struct disk disk = disk_new();
+    disk_put(&disk, "old", "", true, true);
+    struct vfs_file *file = disk_create(&disk, "new"); /* 1 name */
+    char sectors[2 * SIMFS_SECTOR_BYTES];
+    memset(sectors, 's', sizeof sectors);
+    cr_assert_eq(disk.vfs->file_write(file, 0, sectors, sizeof sectors, NULL), 0); /* 2 sectors and a size */
+    cr_assert_eq(disk.vfs->file_write(file, 0, "t", 1, NULL), 0);                  /* a third version of one sector */
+    cr_assert_eq(disk.vfs->dir_unlink(disk.dir, "old", NULL), 0);                  /* 1 name */
+    unsigned units = simfs_units(disk.fs);
+    cr_assert_eq(units, 6);
+    uint64_t seen[64];
+    size_t distinct = 0;
+    for (uint64_t bits = 0; bits < 64; bits++) {
+        struct simfs *image = simfs_crash_subset(disk.fs, bits);
+        uint64_t hash = simfs_hash(image);
+        size_t i = 0;
+        while (i < distinct && seen[i] != hash) {
+            i++;
+        }
+        seen[i] = hash;
+        distinct += i == distinct;
+        simfs_free(image);
+    }
+    /* old or not, times: no "new", an empty one, or 3 x 2 versions of its sectors at full size. */
+    cr_assert_eq(distinct, 2 * (1 + 1 + 3 * 2));
+    disk.vfs->file_close(file);
+    disk_free(&disk);
+}
+
+static void fate_of_a(void *context, const struct simfs_fate *fate) {
+    if (strcmp(fate->name, "a") == 0) {
+        *(struct simfs_fate *)context = *fate;
+    }
+}
+
+Test(simfs, fates_tell_what_was_kept_torn_and_lost) {
+    struct disk disk = disk_new();
+    struct vfs_file *file = disk_create(&disk, "a");
+    char sectors[2 * SIMFS_SECTOR_BYTES];
+    memset(sectors, 's', sizeof sectors);
+    cr_assert_eq(disk.vfs->dir_sync(disk.dir, NULL), 0);
+    cr_assert_eq(disk.vfs->file_write(file, 0, sectors, sizeof sectors, NULL), 0);
+    static const struct {
+        uint64_t bits; /* two sectors and the size */
+        unsigned kept, torn, lost;
+    } rows[] = {{7, 1, 0, 0}, {5, 0, 1, 0}, {6, 0, 1, 0}, {4, 0, 0, 1}, {0, 0, 0, 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct simfs_fate fate = {0};
+        struct simfs *image = simfs_crash_subset(disk.fs, rows[i].bits);
+        simfs_fates(disk.fs, image, fate_of_a, &fate);
+        cr_assert(fate.live && fate.durable && fate.there && fate.was_empty);
+        cr_assert(fate.kept == rows[i].kept && fate.torn == rows[i].torn && fate.lost == rows[i].lost, "row %zu", i);
+        simfs_free(image);
+    }
+    disk.vfs->file_close(file);
+    disk_free(&disk);
+}
+
 /* ---- S5, faults, quota ------------------------------------------------------------------------------------------ */
 
 Test(simfs, a_failed_sync_leaves_the_pages_readable_and_loses_them) {

@@ -60,6 +60,9 @@ int sim_begin(struct simfs *fs, unsigned call, bool mutates, const char *name, b
         if (fs->dead) {
             return error_set(err, PLEAT_ERR_IO, EIO, "%s: stopped: the simulated process is dead", name);
         }
+        if (fs->observer != NULL) {
+            sim_observe(fs, call);
+        }
         fs->operations++;
     }
     if (call == 0) {
@@ -261,10 +264,9 @@ static int lock_locked(struct vfs_dir *dir, const char *name, struct vfs_lock *l
         dir_name_op(fs, dir->dir, SIM_CREATE, name, "", lock->inode);
     }
     if (!lock->shared) { /* a courtesy to whoever reads it, never synced: no operation */
-        char text[32];
-        int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+        static const char text[] = "the simulated process\n"; /* no process id (S7) */
         bytes_set_size(&lock->inode->live, 0);
-        bytes_write(&lock->inode->live, 0, text, (size_t)n);
+        bytes_write(&lock->inode->live, 0, text, sizeof text - 1);
     }
     return 0;
 }
@@ -371,7 +373,11 @@ struct simfs *simfs_new(uint64_t seed) {
     fs->vfs.context = fs;
     fs->random.state = seed;
     fs->quota = UINT64_MAX;
-    (void)pthread_mutex_init(&fs->mutex, NULL);
+    pthread_mutexattr_t recursive; /* the observer makes images while the mutex is held */
+    (void)pthread_mutexattr_init(&recursive);
+    (void)pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    (void)pthread_mutex_init(&fs->mutex, &recursive);
+    (void)pthread_mutexattr_destroy(&recursive);
     return fs;
 }
 

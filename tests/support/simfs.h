@@ -35,6 +35,8 @@
  *   S8  simfs_reserves(fs, false) makes a disk that reserves nothing: every log is written, takes room with what is
  *       published, and publishing can find the disk full. A publish that fails for space after a part was written is
  *       undone, as vfs.h asks for: zeros over the part, and a log_sync, which is one more call and operation.
+ *   S9  An observer sees the disk before operation n as a stop at n would leave it, and the disk goes on as if nobody
+ *       had looked: one run gives the images of all its stops.
  *
  * Faults: simfs_fault_add fails the n-th call of the given kinds; simfs_quota is a disk of so many bytes, where a write
  * that does not fit is there in part. Publishing to a mapped log cannot fail but by a stop, as on a real system.
@@ -75,6 +77,11 @@ void simfs_stop_at(struct simfs *fs, uint64_t n);
 bool simfs_stopped(struct simfs *fs);
 /* Operations so far, the stopped ones not counted. An image starts at 0. */
 uint64_t simfs_operations(struct simfs *fs);
+
+/* Called before every operation that is not stopped, with its number and kind (0: publishing to a mapped log). It may
+ * make images and clones of fs, and work with those; with fs itself it may do nothing else. NULL: nobody looks. */
+typedef void simfs_observer(void *context, struct simfs *fs, uint64_t operation, unsigned call);
+void simfs_observe(struct simfs *fs, simfs_observer *observer, void *context);
 
 /* Kinds of calls, to be combined with |. */
 enum simfs_call {
@@ -130,6 +137,24 @@ uint64_t simfs_sync_retries(struct simfs *fs);
 
 /* A new disk, as it is found after a crash now. Owned by the caller; fs is not changed and goes on. */
 struct simfs *simfs_crash(struct simfs *fs, enum simfs_model model, uint64_t seed);
+/* STRICT by enumeration: how many bits choose an image, and the image that these bits choose. A bit is a pending name
+ * operation, a size, or (a sector with several pending versions takes more than one) a sector; 0 is the durable
+ * version, and lost sectors of new bytes are zero. All the values of so many bits are all the subsets. */
+unsigned simfs_units(struct simfs *fs);
+struct simfs *simfs_crash_subset(struct simfs *fs, uint64_t bits);
+/* What became of the files of fs in the image that was made of it last: calls back for every file that has a name,
+ * live or durable, and for every name that only the image has, because what followed on it was lost. */
+struct simfs_fate {
+    const char *name;
+    bool live;      /* it had the name before the crash ... */
+    bool durable;   /* ... for good */
+    bool there;     /* it has the name in the image */
+    bool was_empty; /* nothing of its contents was durable */
+    unsigned kept, torn, lost; /* of its pending writes */
+    bool hole;      /* a write was lost in front of one that was kept */
+};
+void simfs_fates(struct simfs *fs, struct simfs *image, void (*callback)(void *context, const struct simfs_fate *fate),
+                 void *context);
 /* The same disk with all that is pending, but without handles, locks, stops, faults and quota. */
 struct simfs *simfs_clone(struct simfs *fs);
 /* Pending operations, names and contents. */

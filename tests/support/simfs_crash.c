@@ -18,6 +18,9 @@ struct image {
     uint64_t cut;       /* ORDERED, FSDIR: pending operations up to this one are there */
     uint64_t torn;      /* ORDERED: the operation behind the cut; 0: there is none */
     uint64_t name_odds; /* STRICT: names are kept with these odds of 8 */
+    bool enumerated;    /* STRICT: the bits choose, not the odds */
+    uint64_t bits;
+    unsigned taken;     /* bits used so far */
 };
 
 const char *simfs_model_name(enum simfs_model model) {
@@ -33,6 +36,17 @@ static uint64_t image_odds(struct image *image) {
 
 static bool image_keeps(struct image *image, uint64_t odds) {
     return random_below(&image->random, 8) < odds;
+}
+
+/* The next bits of an enumeration, as many as tell choices 0 .. last apart; what is beyond the last is the last. */
+static uint64_t image_take(struct image *image, uint64_t last) {
+    unsigned count = 0;
+    while (last >> count != 0) {
+        count++;
+    }
+    uint64_t choice = image->taken < 64 ? image->bits >> image->taken & ((1ull << count) - 1) : 0;
+    image->taken += count;
+    return choice < last ? choice : last;
 }
 
 /* ---- contents --------------------------------------------------------------------------------------------------- */
@@ -84,6 +98,20 @@ static void strict_apply(const struct sim_write *write, const uint32_t *keep, ui
     }
 }
 
+static uint64_t contents_strict_size(struct image *image, uint64_t size_min, uint64_t size_max) {
+    if (image->enumerated) {
+        return size_max == size_min || image_take(image, 1) == 1 ? size_max : size_min;
+    }
+    switch (random_below(&image->random, 4)) {
+    case 0:
+        return size_min;
+    case 1:
+        return size_min + random_below(&image->random, size_max - size_min + 1);
+    default:
+        return size_max;
+    }
+}
+
 static void contents_strict(struct image *image, const struct sim_inode *inode, struct sim_bytes *bytes) {
     uint64_t end = 0;
     uint64_t size_max = bytes->size;
@@ -103,9 +131,11 @@ static void contents_strict(struct image *image, const struct sim_inode *inode, 
             versions[s]++;
         }
     }
-    uint64_t odds = image_odds(image);
+    uint64_t odds = image->enumerated ? 8 : image_odds(image);
     for (size_t s = 0; s < sectors; s++) {
-        if (versions[s] > 0 && !image_keeps(image, odds)) {
+        if (image->enumerated) {
+            versions[s] = (uint32_t)image_take(image, versions[s]);
+        } else if (versions[s] > 0 && !image_keeps(image, odds)) {
             versions[s] = (uint32_t)random_below(&image->random, versions[s]);
             if (versions[s] == 0 && s * SIMFS_SECTOR_BYTES >= size_min && !inode->mapped) {
                 contents_fill_lost(image, bytes, s * SIMFS_SECTOR_BYTES);
@@ -117,18 +147,7 @@ static void contents_strict(struct image *image, const struct sim_inode *inode, 
     }
     free(versions);
     free(seen);
-    uint64_t size = size_max;
-    switch (random_below(&image->random, 4)) {
-    case 0:
-        size = size_min;
-        break;
-    case 1:
-        size = size_min + random_below(&image->random, size_max - size_min + 1);
-        break;
-    default:
-        break;
-    }
-    bytes_set_size(bytes, size);
+    bytes_set_size(bytes, contents_strict_size(image, size_min, size_max));
 }
 
 static void contents_choose(struct image *image, const struct sim_inode *inode, struct sim_bytes *bytes) {
@@ -189,7 +208,7 @@ static bool image_keeps_name(struct image *image, uint64_t sequence) {
     case SIMFS_FSDIR:
         return sequence <= image->cut;
     case SIMFS_STRICT:
-        return image_keeps(image, image->name_odds);
+        return image->enumerated ? image_take(image, 1) == 1 : image_keeps(image, image->name_odds);
     case SIMFS_METAALL:
     case SIMFS_KILL:
         return true;
@@ -277,8 +296,7 @@ static struct sim_inode *clone_inode(struct simfs *to, struct sim_inode *inode) 
         copy->writes = sim_grow(copy->writes, copy->write_count, &copy->write_capacity, sizeof *copy->writes);
         struct sim_write *target = &copy->writes[copy->write_count++];
         *target = *write;
-        target->data = sim_alloc(write->n);
-        memcpy(target->data, write->data, write->n);
+        (void)block_ref(target->data);
     }
     return copy;
 }
@@ -338,37 +356,60 @@ static struct simfs *crash_kill(struct simfs *fs, struct random *random) {
     return to;
 }
 
-static struct simfs *crash_power(struct simfs *fs, enum simfs_model model, struct random random) {
-    struct image image = {.from = fs, .to = simfs_new(random_next(&random)), .model = model, .random = random};
+static struct simfs *crash_power(struct simfs *fs, struct image *image) {
     struct sim_inode *flown = fs->flight_inode;
+    image->from = fs;
+    image->to = simfs_new(random_next(&image->random));
     if (flown != NULL) { /* pending like any other, for as long as the image is made */
         flown->writes = sim_grow(flown->writes, flown->write_count, &flown->write_capacity, sizeof *flown->writes);
         flown->writes[flown->write_count++] = fs->flight;
     }
-    image.name_odds = image_odds(&image);
-    if (model == SIMFS_ORDERED || model == SIMFS_FSDIR) {
-        image_draw_cut(&image);
+    image->name_odds = image_odds(image);
+    if (image->model == SIMFS_ORDERED || image->model == SIMFS_FSDIR) {
+        image_draw_cut(image);
     }
     for (size_t i = 0; i < fs->dir_count; i++) {
-        image_dir(&image, fs->dirs[i]);
+        image_dir(image, fs->dirs[i]);
     }
     if (flown != NULL) {
         flown->write_count--;
     }
-    image.to->sequence = fs->sequence + 1;
-    return image.to;
+    image->to->sequence = fs->sequence + 1;
+    return image->to;
 }
 
-struct simfs *simfs_crash(struct simfs *fs, enum simfs_model model, uint64_t seed) {
-    sim_lock(fs);
+static void crash_begin(struct simfs *fs) {
     sim_absorb(fs);
     for (size_t i = 0; i < fs->inode_count; i++) {
         fs->inodes[i]->image = NULL;
     }
-    struct random random = {seed};
-    struct simfs *to = model == SIMFS_KILL ? crash_kill(fs, &random) : crash_power(fs, model, random);
+}
+
+struct simfs *simfs_crash(struct simfs *fs, enum simfs_model model, uint64_t seed) {
+    sim_lock(fs);
+    crash_begin(fs);
+    struct image image = {.model = model, .random = {seed}};
+    struct simfs *to = model == SIMFS_KILL ? crash_kill(fs, &image.random) : crash_power(fs, &image);
     sim_unlock(fs);
     return to;
+}
+
+struct simfs *simfs_crash_subset(struct simfs *fs, uint64_t bits) {
+    sim_lock(fs);
+    crash_begin(fs);
+    struct image image = {.model = SIMFS_STRICT, .enumerated = true, .bits = bits};
+    struct simfs *to = crash_power(fs, &image);
+    sim_unlock(fs);
+    return to;
+}
+
+unsigned simfs_units(struct simfs *fs) {
+    sim_lock(fs);
+    crash_begin(fs);
+    struct image image = {.model = SIMFS_STRICT, .enumerated = true, .bits = UINT64_MAX};
+    simfs_free(crash_power(fs, &image)); /* every name is there, so everything takes its bits */
+    sim_unlock(fs);
+    return image.taken;
 }
 
 uint64_t simfs_hash(struct simfs *fs) {

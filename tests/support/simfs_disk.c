@@ -1,6 +1,7 @@
 /* simfs_disk.c - bytes, inodes, names and what is pending on them: see simfs_internal.h. */
 #include "support/simfs_internal.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,42 @@ void *sim_grow(void *array, size_t count, size_t *capacity, size_t bytes_each) {
     return array;
 }
 
+/* ---- shared blocks ---------------------------------------------------------------------------------------------- */
+
+/* In front of the bytes; 16 bytes, so that they stay aligned. */
+struct block {
+    _Atomic size_t holders; /* relaxed to add, release and acquire to let go: disks that share may be used by threads */
+    size_t unused;
+};
+
+uint8_t *block_new(size_t bytes) {
+    struct block *block = malloc(sizeof *block + bytes);
+    if (block == NULL) {
+        abort();
+    }
+    atomic_init(&block->holders, 1);
+    return (uint8_t *)(block + 1);
+}
+
+uint8_t *block_ref(uint8_t *data) {
+    if (data != NULL) {
+        atomic_fetch_add_explicit(&((struct block *)(void *)data - 1)->holders, 1, memory_order_relaxed);
+    }
+    return data;
+}
+
+void block_unref(uint8_t *data) {
+    struct block *block = (struct block *)(void *)data - 1;
+    if (data != NULL && atomic_fetch_sub_explicit(&block->holders, 1, memory_order_acq_rel) == 1) {
+        free(block);
+    }
+}
+
+static bool block_is_shared(const uint8_t *data) {
+    return data != NULL &&
+           atomic_load_explicit(&((const struct block *)(const void *)data - 1)->holders, memory_order_acquire) > 1;
+}
+
 /* ---- bytes ------------------------------------------------------------------------------------------------------ */
 
 void bytes_set_size(struct sim_bytes *bytes, uint64_t size) {
@@ -38,12 +75,15 @@ void bytes_write(struct sim_bytes *bytes, uint64_t offset, const void *data, siz
         return;
     }
     size_t end = (size_t)offset + n;
-    if (end > bytes->capacity) {
-        size_t capacity = bytes->capacity * 2 > end ? bytes->capacity * 2 : end;
-        bytes->data = realloc(bytes->data, capacity);
-        if (bytes->data == NULL) {
-            abort();
+    if (end > bytes->capacity || block_is_shared(bytes->data)) {
+        size_t capacity = end > bytes->used ? end : bytes->used;
+        capacity = end > bytes->capacity && bytes->capacity * 2 > end ? bytes->capacity * 2 : capacity;
+        uint8_t *own = block_new(capacity);
+        if (bytes->used > 0) {
+            memcpy(own, bytes->data, bytes->used);
         }
+        block_unref(bytes->data);
+        bytes->data = own;
         bytes->capacity = capacity;
     }
     if (offset > bytes->used) {
@@ -72,12 +112,13 @@ void bytes_read(const struct sim_bytes *bytes, uint64_t offset, void *buffer, si
 }
 
 void bytes_copy(struct sim_bytes *to, const struct sim_bytes *from) {
-    *to = (struct sim_bytes){.size = from->size};
-    if (from->used > 0) {
-        to->data = sim_alloc(from->used);
-        memcpy(to->data, from->data, from->used);
-        to->used = to->capacity = from->used;
-    }
+    *to = *from;
+    (void)block_ref(to->data);
+}
+
+void bytes_free(struct sim_bytes *bytes) {
+    block_unref(bytes->data);
+    *bytes = (struct sim_bytes){0};
 }
 
 /* ---- inodes ----------------------------------------------------------------------------------------------------- */
@@ -100,7 +141,7 @@ void inode_write(struct simfs *fs, struct sim_inode *inode, uint64_t offset, con
                  uint64_t new_size) {
     inode->writes = sim_grow(inode->writes, inode->write_count, &inode->write_capacity, sizeof *inode->writes);
     struct sim_write *write = &inode->writes[inode->write_count++];
-    *write = (struct sim_write){++fs->sequence, offset, new_size, n, sim_alloc(n)};
+    *write = (struct sim_write){++fs->sequence, offset, new_size, n, block_new(n)};
     if (n > 0) {
         memcpy(write->data, data, n);
     }
@@ -109,7 +150,7 @@ void inode_write(struct simfs *fs, struct sim_inode *inode, uint64_t offset, con
 
 void inode_forget_writes(struct sim_inode *inode) {
     for (size_t i = 0; i < inode->write_count; i++) {
-        free(inode->writes[i].data);
+        block_unref(inode->writes[i].data);
     }
     inode->write_count = 0;
 }
@@ -117,7 +158,7 @@ void inode_forget_writes(struct sim_inode *inode) {
 void inode_settle(struct sim_inode *inode, size_t count) {
     for (size_t i = 0; i < count; i++) {
         write_apply(&inode->writes[i], &inode->durable, inode->writes[i].n);
-        free(inode->writes[i].data);
+        block_unref(inode->writes[i].data);
     }
     inode->write_count -= count;
     if (count > 0) {
@@ -128,8 +169,8 @@ void inode_settle(struct sim_inode *inode, size_t count) {
 static void inode_free(struct sim_inode *inode) {
     inode_forget_writes(inode);
     free(inode->writes);
-    free(inode->live.data);
-    free(inode->durable.data);
+    bytes_free(&inode->live);
+    bytes_free(&inode->durable);
     free(inode);
 }
 
@@ -290,6 +331,44 @@ void sim_absorb(struct simfs *fs) {
     }
 }
 
+/* A sector that was absorbed for the observer, as it was before. */
+struct absorbed {
+    struct sim_inode *inode;
+    struct sim_bytes before;
+};
+
+void sim_observe(struct simfs *fs, unsigned call) {
+    struct absorbed *absorbed = NULL;
+    size_t count = 0;
+    size_t capacity = 0;
+    uint64_t sequence = fs->sequence;
+    for (struct sim_log *log = fs->logs; log != NULL; log = log->next) {
+        absorbed = sim_grow(absorbed, count, &capacity, sizeof *absorbed);
+        absorbed[count].inode = log->inode;
+        bytes_copy(&absorbed[count].before, &log->inode->live);
+        size_t writes = log->inode->write_count;
+        sim_absorb_log(fs, log);
+        if (log->inode->write_count > writes) {
+            log->inode->write_count_before = writes;
+            count++;
+        } else {
+            bytes_free(&absorbed[count].before);
+        }
+    }
+    fs->flight.sequence = fs->sequence + 1; /* behind what was absorbed */
+    fs->observer(fs->observer_context, fs, fs->operations + 1, call);
+    for (size_t i = 0; i < count; i++) {
+        struct sim_inode *inode = absorbed[i].inode;
+        while (inode->write_count > inode->write_count_before) {
+            block_unref(inode->writes[--inode->write_count].data);
+        }
+        bytes_free(&inode->live);
+        inode->live = absorbed[i].before;
+    }
+    fs->sequence = sequence;
+    free(absorbed);
+}
+
 static void names_mark(const struct sim_names *names) {
     for (size_t i = 0; i < names->count; i++) {
         names->entries[i].inode->marked = true;
@@ -343,7 +422,7 @@ void simfs_free(struct simfs *fs) {
     for (size_t i = 0; i < fs->dir_count; i++) {
         dir_free(fs->dirs[i]);
     }
-    free(fs->flight.data);
+    block_unref(fs->flight.data);
     free(fs->inodes);
     free(fs->dirs);
     (void)pthread_mutex_destroy(&fs->mutex);

@@ -113,8 +113,14 @@ static size_t write_room(struct simfs *fs, const struct sim_inode *inode, uint64
 static void write_keep_flight(struct simfs *fs, struct sim_inode *inode, uint64_t offset, const void *data, size_t n) {
     uint64_t size = offset + n > inode->live.size ? offset + n : inode->live.size;
     fs->flight_inode = inode;
-    fs->flight = (struct sim_write){fs->sequence + 1, offset, size, n, sim_alloc(n)};
+    fs->flight = (struct sim_write){fs->sequence + 1, offset, size, n, block_new(n)};
     memcpy(fs->flight.data, data, n);
+}
+
+static void write_drop_flight(struct simfs *fs) {
+    block_unref(fs->flight.data);
+    fs->flight_inode = NULL;
+    fs->flight = (struct sim_write){0};
 }
 
 /* file_write, and log_publish of a log that is written. */
@@ -122,7 +128,14 @@ static int write_locked(struct simfs *fs, unsigned call, struct sim_inode *inode
                         const void *data, size_t n, size_t *ret_written, struct pleat_error *err) {
     bool half = false;
     bool was_dead = fs->dead;
+    bool seen = fs->observer != NULL && !was_dead;
+    if (seen) {
+        write_keep_flight(fs, inode, offset, data, n); /* S8 */
+    }
     int rc = sim_begin(fs, call, true, name, &half, err);
+    if (seen) {
+        write_drop_flight(fs);
+    }
     size_t written = 0;
     if (rc < 0) {
         if (fs->dead && !was_dead) {

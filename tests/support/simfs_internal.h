@@ -15,7 +15,8 @@
 
 #include <pthread.h>
 
-/* Contents of `size` bytes, of which those from `used` on are zero and not stored: reserved logs cost nothing. */
+/* Contents of `size` bytes, of which those from `used` on are zero and not stored: reserved logs cost nothing. The data
+ * is a shared block: copies of contents share it until one of them is written to. */
 struct sim_bytes {
     uint8_t *data;
     size_t used;
@@ -28,7 +29,7 @@ struct sim_write {
     uint64_t offset;
     uint64_t new_size; /* of the file after it */
     size_t n;          /* 0: only the size changes */
-    uint8_t *data;
+    uint8_t *data;     /* a shared block */
 };
 
 struct sim_inode {
@@ -37,6 +38,7 @@ struct sim_inode {
     struct sim_write *writes;
     size_t write_count;
     size_t write_capacity;
+    size_t write_count_before; /* of what was absorbed for the observer */
     unsigned handles;
     bool mapped;             /* a log whose lost sectors are zero (S3) */
     bool sparse;             /* a log that was not reserved: only what is written takes room (S8) */
@@ -120,8 +122,10 @@ struct simfs {
     uint64_t operations; /* mutating calls */
     uint64_t stop_at;
     bool dead;
-    struct sim_inode *flight_inode; /* the write that was stopped half-way (S4) */
+    struct sim_inode *flight_inode; /* the write that was stopped half-way (S4), or is being observed (S8) */
     struct sim_write flight;
+    simfs_observer *observer;
+    void *observer_context;
 
     struct simfs_fault faults[SIMFS_FAULTS_MAX];
     size_t fault_count;
@@ -143,6 +147,12 @@ void bytes_write(struct sim_bytes *bytes, uint64_t offset, const void *data, siz
 void bytes_read(const struct sim_bytes *bytes, uint64_t offset, void *buffer, size_t n);
 void bytes_set_size(struct sim_bytes *bytes, uint64_t size); /* cuts, or grows by zeros */
 void bytes_copy(struct sim_bytes *to, const struct sim_bytes *from);
+void bytes_free(struct sim_bytes *bytes);
+
+/* Blocks that several contents or writes hold; whoever is alone may write to one. */
+uint8_t *block_new(size_t bytes);
+uint8_t *block_ref(uint8_t *block);
+void block_unref(uint8_t *block); /* NULL is allowed */
 
 struct sim_inode *inode_new(struct simfs *fs);
 /* A write at the end of pending; to the live bytes too. n may be 0 for a size alone. */
@@ -170,6 +180,8 @@ void dir_drop_inode(struct sim_dir *dir, const struct sim_inode *inode);
 /* Stores to mapped logs that no publish has told of become pending. */
 void sim_absorb(struct simfs *fs);
 void sim_absorb_log(struct simfs *fs, struct sim_log *log);
+/* Shows the disk to the observer as a stop here would leave it, and takes back what was absorbed for that (S8). */
+void sim_observe(struct simfs *fs, unsigned call);
 /* Frees inodes that no name, pending operation or handle leads to. */
 void sim_sweep(struct simfs *fs);
 /* Sizes of the files with a name or a handle. */

@@ -109,7 +109,7 @@ void simfs_sync_all(struct simfs *fs) {
     for (size_t i = 0; i < fs->inode_count; i++) {
         struct sim_inode *inode = fs->inodes[i];
         inode_forget_writes(inode);
-        free(inode->durable.data);
+        bytes_free(&inode->durable);
         bytes_copy(&inode->durable, &inode->live); /* also what a failed sync took off pending */
     }
     for (size_t i = 0; i < fs->dir_count; i++) {
@@ -130,6 +130,13 @@ void simfs_sync_all(struct simfs *fs) {
 void simfs_stop_at(struct simfs *fs, uint64_t n) {
     sim_lock(fs);
     fs->stop_at = n;
+    sim_unlock(fs);
+}
+
+void simfs_observe(struct simfs *fs, simfs_observer *observer, void *context) {
+    sim_lock(fs);
+    fs->observer = observer;
+    fs->observer_context = context;
     sim_unlock(fs);
 }
 
