@@ -21,6 +21,7 @@
  * Without --seed and --at, the lines of the corpus run first: places that failed once, and seeds. A failure prints one
  * line that replays it. A campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
  */
+#include "support/keepmem.h"
 #include "support/power_class.h"
 #include "support/random.h"
 
@@ -248,36 +249,79 @@ static struct memory_slot *memory_slot(struct memory *memory, uint64_t hash) {
 
 static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsigned call);
 
+/* The observer is called in the middle of the store's work, with mutexes held that are none of the image's business:
+ * where ranks of mutexes are checked, an image is opened by a thread of its own. */
+static void aside(void *(*run)(void *context), void *context) {
+#ifdef PLEAT_DEBUG
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, run, context) != 0 || pthread_join(thread, NULL) != 0) {
+        abort();
+    }
+#else
+    (void)run(context);
+#endif
+}
+
+struct looking {
+    const struct power_path *path;
+    struct simfs *image;
+    bool kill, right;
+    struct power_found found;
+    char text[512];
+};
+
+static void *looking_run(void *context) {
+    struct looking *looking = context;
+    looking->right =
+        power_check(looking->path, looking->image, looking->kill, &looking->found, looking->text, sizeof looking->text);
+    return NULL;
+}
+
+struct recovering {
+    struct scene scene;
+    struct power_path path;
+    struct simfs *fs;
+    int rc;
+    struct pleat_error err;
+};
+
+static void *recovering_run(void *context) {
+    struct recovering *recovering = context;
+    struct simfs *fs = recovering->fs;
+    struct pleat_db *db = NULL;
+    simfs_observe(fs, scene_stop, &recovering->scene);
+    recovering->rc =
+        db_open_with("store", recovering->path.options, simfs_vfs(fs), recovering->path.mem, &db, &recovering->err);
+    simfs_observe(fs, NULL, NULL);
+    simfs_stop_at(fs, 1); /* nobody looks at what the close would write */
+    (void)pleat_close(db, NULL);
+    return NULL;
+}
+
 /* Crashes the recovery of an image at each of its operations. */
 static void scene_nest(struct scene *scene, struct simfs *image, bool kill, const struct power_found *found) {
-    struct power_path path = *scene->path;
-    struct scene inner = {
+    struct recovering recovering = {.path = *scene->path, .fs = simfs_clone(image)};
+    struct power_path *path = &recovering.path;
+    recovering.scene = (struct scene){
         .campaign = scene->campaign,
-        .path = &path,
+        .path = path,
         .memory = scene->memory,
         .random = {random_next(&scene->random)},
         .place = scene->place + 1,
         .depth = scene->depth + 1,
     };
-    struct pleat_db *db = NULL;
-    struct pleat_error err = {0};
-    path.returned = found->sequence;
+    path->returned = found->sequence;
     if (!kill) { /* all that the image has is durable, and may not be lost by a second crash */
-        path.durable = found->sequence;
+        path->durable = found->sequence;
         for (unsigned k = 0; k < LIVES_SPACES; k++) {
-            path.spaces[k] = (found->exists >> k & 1u) != 0 ? POWER_PRESENT : POWER_ABSENT;
-            path.dropping[k] = 0;
+            path->spaces[k] = (found->exists >> k & 1u) != 0 ? POWER_PRESENT : POWER_ABSENT;
+            path->dropping[k] = 0;
         }
     }
-    struct simfs *fs = simfs_clone(image);
-    simfs_observe(fs, scene_stop, &inner);
-    int rc = db_open_with("store", path.options, simfs_vfs(fs), path.mem, &db, &err);
-    simfs_observe(fs, NULL, NULL);
-    simfs_stop_at(fs, 1); /* nobody looks at what the close would write */
-    (void)pleat_close(db, NULL);
-    simfs_free(fs);
-    if (rc < 0 && !scene->campaign->failed) {
-        complain(scene->campaign, scene->place + 1, err.message);
+    aside(recovering_run, &recovering);
+    simfs_free(recovering.fs);
+    if (recovering.rc < 0 && !scene->campaign->failed) {
+        complain(scene->campaign, scene->place + 1, recovering.err.message);
     }
 }
 
@@ -304,16 +348,15 @@ static void scene_image(struct scene *scene, struct simfs *fs, struct place plac
     bool kill = place.model == SIMFS_KILL;
     bool replaying = campaign->replay_count > 0;
     char next = replaying && scene->place + 1 < campaign->replay_count ? campaign->replay[scene->place + 1].kind : 0;
-    struct power_found found = {0};
-    char text[512] = "";
     campaign->places[scene->place] = place;
     struct simfs *image = place_image(fs, &place);
+    struct looking looking = {.path = scene->path, .image = image, .kill = kill};
     campaign->tally.built[scene->depth]++;
     uint64_t hash = simfs_hash(image) | 1;
     struct memory_slot *slot = memory_slot(scene->memory, hash);
     if (slot->hash != 0 && !replaying) {
-        if (!power_expect(scene->path, kill, &slot->found, text, sizeof text)) {
-            complain(campaign, scene->place + 1, text);
+        if (!power_expect(scene->path, kill, &slot->found, looking.text, sizeof looking.text)) {
+            complain(campaign, scene->place + 1, looking.text);
         }
         simfs_free(image);
         return;
@@ -325,18 +368,19 @@ static void scene_image(struct scene *scene, struct simfs *fs, struct place plac
                                  random_below(&scene->random, scene->depth == 0 ? NEST_ODDS : NEST_AGAIN_ODDS) == 0;
     bool chooses = scene->life != NULL && life_chooses(scene->life, replaying, next == 'L');
     struct simfs *kept = nests || chooses ? simfs_clone(image) : NULL;
-    if (!power_check(scene->path, image, kill, &found, text, sizeof text)) {
-        complain(campaign, scene->place + 1, text);
+    aside(looking_run, &looking);
+    if (!looking.right) {
+        complain(campaign, scene->place + 1, looking.text);
     } else {
-        power_class_of_found(scene->path, &found, campaign->tally.classes);
+        power_class_of_found(scene->path, &looking.found, campaign->tally.classes);
         slot->hash = hash;
-        slot->found = found;
+        slot->found = looking.found;
         scene->memory->count++;
         if (chooses) {
-            life_choose(scene->life, kept, &place, kill, &found);
+            life_choose(scene->life, kept, &place, kill, &looking.found);
         }
         if (nests) {
-            scene_nest(scene, kept, kill, &found);
+            scene_nest(scene, kept, kill, &looking.found);
         }
     }
     simfs_free(image);
@@ -641,7 +685,7 @@ static void life_begin(struct life *life, struct campaign *campaign, uint32_t nu
     life->options = tiny_options(campaign->seed);
     life->options.on_durable = life_durable;
     life->options.on_durable_context = life;
-    life->path = (struct power_path){.options = &life->options, .mem = &mem_system, .lineage = lineage};
+    life->path = (struct power_path){.options = &life->options, .mem = keepmem(), .lineage = lineage};
     life->path.spaces[0] = POWER_PRESENT;
     life->scene = (struct scene){
         .campaign = campaign,

@@ -50,9 +50,11 @@ uint8_t *block_ref(uint8_t *data) {
 }
 
 void block_unref(uint8_t *data) {
-    struct block *block = (struct block *)(void *)data - 1;
-    if (data != NULL && atomic_fetch_sub_explicit(&block->holders, 1, memory_order_acq_rel) == 1) {
-        free(block);
+    if (data != NULL) {
+        struct block *block = (struct block *)(void *)data - 1;
+        if (atomic_fetch_sub_explicit(&block->holders, 1, memory_order_acq_rel) == 1) {
+            free(block);
+        }
     }
 }
 
