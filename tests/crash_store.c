@@ -18,14 +18,16 @@
  * An image with the contents of one that was seen in the same life is not opened again, but what it opened as is held
  * against what is promised by now. The seed says the option set (all durability modes, both ways of writing the log).
  *
- * Without --seed and --at, the lines of the corpus run first: places that failed once, and seeds. A failure prints one
- * line that replays it. A campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
+ * Without --seed and --at, the lines of the corpus run first: places that failed once, and seeds. A failure, an
+ * assertion or a hang prints one line that replays it: --at L57:strict:0x9/L12:min:0x0/R4:kill:0x1 is an image of life
+ * 1 before operation 57, one of the life that begins on it, and one of the recovery of that, which is opened. A campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
  */
 #include "support/keepmem.h"
 #include "support/power_class.h"
 #include "support/random.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -67,7 +69,7 @@ struct tally {
     uint64_t built[DEPTH_MAX], distinct[DEPTH_MAX]; /* by depth: of the life's disk, of a recovery, of its recovery */
     uint64_t enumerated, enumerations[DOINGS];
     uint64_t classes[CLASSES];
-    uint64_t replayed, failures;
+    uint64_t replayed, missed, failures; /* of the corpus; missed: places that the run does not come to */
 };
 
 /* What images opened as, by their contents. */
@@ -86,6 +88,7 @@ struct campaign {
     uint64_t deadline_ns, images_max;
     struct place replay[PLACES_MAX];
     size_t replay_count;
+    size_t reached;                  /* places of the replay */
     struct place places[PLACES_MAX]; /* of the image at hand */
     struct tally tally;
     bool failed;
@@ -213,6 +216,27 @@ static void complain(struct campaign *campaign, size_t place_count, const char *
             campaign->ops, place_count > 0 ? " --at " : "", places, text);
     campaign->failed = true;
     campaign->tally.failures++;
+}
+
+/* An assertion, a wild access or a hang leaves the line, too. */
+static const struct campaign *running;
+static size_t running_places;
+
+static void died(int number) {
+    char places[512];
+    places_print(running->places, running_places, places, sizeof places);
+    fprintf(stderr, "FAILED: crash_store --seed 0x%" PRIx64 " --ops %" PRIu64 " --at %s: signal %d%s\n", running->seed,
+            running->ops, places, number, number == SIGALRM ? " (it hangs)" : "");
+    (void)signal(number, SIG_DFL);
+    (void)raise(number);
+}
+
+#define HANG_SECONDS 200 /* for one image, on a machine with much else to do */
+
+static void running_at(const struct campaign *campaign, size_t place_count) {
+    running = campaign;
+    running_places = place_count;
+    (void)alarm(HANG_SECONDS);
 }
 
 /* ---- what was seen ---------------------------------------------------------------------------------------------- */
@@ -349,6 +373,8 @@ static void scene_image(struct scene *scene, struct simfs *fs, struct place plac
     bool replaying = campaign->replay_count > 0;
     char next = replaying && scene->place + 1 < campaign->replay_count ? campaign->replay[scene->place + 1].kind : 0;
     campaign->places[scene->place] = place;
+    running_at(campaign, scene->place + 1);
+    campaign->reached = scene->place + 1 > campaign->reached ? scene->place + 1 : campaign->reached;
     struct simfs *image = place_image(fs, &place);
     struct looking looking = {.path = scene->path, .image = image, .kill = kill};
     campaign->tally.built[scene->depth]++;
@@ -710,6 +736,7 @@ static void life_next(struct life *life, const struct life *before, struct campa
 }
 
 static void campaign_history(struct campaign *campaign) {
+    running_at(campaign, 0);
     static struct lineage lineage; /* large; one thread a process */
     static uint64_t digests[LIVES][LINEAGE_MAX + 1];
     static struct life lives[LIVES];
@@ -733,6 +760,7 @@ static void campaign_history(struct campaign *campaign) {
         }
     }
     campaign->tally.histories++;
+    campaign->tally.missed += campaign->replay_count > campaign->reached;
 }
 
 /* ---- the corpus ------------------------------------------------------------------------------------------------- */
@@ -794,8 +822,9 @@ static void campaign_report(const struct tally *tally, uint64_t ns) {
     static const char *const doings[DOINGS] = {"open", "create", "commit", "rotate",  "clear or drop",
                                                "step", "flush",  "sync",   "compact", "close"};
     uint64_t images = images_built(tally);
-    printf("%" PRIu64 " histories, %" PRIu64 " lives, %" PRIu64 " stops, %" PRIu64 " lines of the corpus\n",
-           tally->histories, tally->lives, tally->stops, tally->replayed);
+    printf("%" PRIu64 " histories, %" PRIu64 " lives, %" PRIu64 " stops; %" PRIu64
+           " lines of the corpus, places not reached: %" PRIu64 "\n",
+           tally->histories, tally->lives, tally->stops, tally->replayed, tally->missed);
     printf("%" PRIu64 " images: %" PRIu64 " of lives, %" PRIu64 " of recoveries, %" PRIu64
            " of recoveries of those; opened, being distinct: %" PRIu64 ", %" PRIu64 ", %" PRIu64 "\n",
            images, tally->built[0], tally->built[1], tally->built[2], tally->distinct[0], tally->distinct[1],
@@ -886,9 +915,15 @@ int main(int argc, char **argv) {
         }
     }
     struct random random = random_begin("crash_store");
+    static const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        (void)signal(signals[i], died);
+    }
+    running_at(&campaign, 0);
     campaign.deadline_ns = begin + seconds * 1000000000u;
     if (has_seed) {
         campaign_history(&campaign);
+        campaign.failed = campaign.failed || campaign.tally.missed > 0;
     } else {
         if (corpus != NULL) {
             corpus_run(&campaign, corpus);

@@ -1,4 +1,4 @@
-/* test_simfs.c - the rules S1 to S8 of the simulated disk, and its faults: what the crash tests stand on. */
+/* test_simfs.c - the rules S1 to S9 of the simulated disk, and its faults: what the crash tests stand on. */
 #include "base/mem.h"
 #include "support/failmem.h"
 #include "support/random.h"
@@ -486,7 +486,7 @@ Test(simfs, stores_after_the_stop_are_not_of_the_dead_process) {
     disk_free(&disk);
 }
 
-/* ---- S8 --------------------------------------------------------------------------------------------------------- */
+/* ---- S9 --------------------------------------------------------------------------------------------------------- */
 
 #define LOOKS_MAX 1024
 

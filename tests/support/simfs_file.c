@@ -130,7 +130,7 @@ static int write_locked(struct simfs *fs, unsigned call, struct sim_inode *inode
     bool was_dead = fs->dead;
     bool seen = fs->observer != NULL && !was_dead;
     if (seen) {
-        write_keep_flight(fs, inode, offset, data, n); /* S8 */
+        write_keep_flight(fs, inode, offset, data, n); /* S9 */
     }
     int rc = sim_begin(fs, call, true, name, &half, err);
     if (seen) {
