@@ -20,7 +20,8 @@
  *
  * Without --seed and --at, the lines of the corpus run first: places that failed once, and seeds. A failure, an
  * assertion or a hang prints one line that replays it: --at L57:strict:0x9/L12:min:0x0/R4:kill:0x1 is an image of life
- * 1 before operation 57, one of the life that begins on it, and one of the recovery of that, which is opened. A campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
+ * 1 before operation 57, one of the life that begins on it, and one of the recovery of that, which is opened. A
+ * campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
  */
 #include "support/keepmem.h"
 #include "support/power_class.h"
@@ -39,6 +40,11 @@
 #define NEST_ODDS 40              /* of the images of a life, one in so many has its recovery crashed ... */
 #define NEST_AGAIN_ODDS 400       /* ... and of those, one in so many again */
 #define ENOUGH_IMAGES 20000
+#define OPTION_SETS 6 /* durability modes times ways of writing the log; the seed modulo this says which */
+#define LONG_ODDS 6   /* one history in so many is long, so that its manifest grows until it is replaced */
+#define LONG_OPS 150
+#define LONG_THIN 8
+#define UNTHINNED 4 /* stops from such a replacement on are all taken */
 
 /* What the life is at: where exhaustive enumeration is wanted at least once a life. */
 enum doing {
@@ -68,6 +74,8 @@ struct tally {
     uint64_t histories, lives, stops;
     uint64_t built[DEPTH_MAX], distinct[DEPTH_MAX]; /* by depth: of the life's disk, of a recovery, of its recovery */
     uint64_t enumerated, enumerations[DOINGS];
+    uint64_t sets[OPTION_SETS]; /* lives of each option set */
+    uint64_t replacements;      /* of the manifest, because it had grown */
     uint64_t classes[CLASSES];
     uint64_t replayed, missed, failures; /* of the corpus; missed: places that the run does not come to */
 };
@@ -122,6 +130,7 @@ struct life {
     uint32_t number;
     enum doing doing;
     bool enumerated[DOINGS];
+    unsigned unthinned; /* stops that are taken in any case */
     /* where the next life begins */
     uint64_t candidates;
     struct simfs *chosen;
@@ -454,6 +463,9 @@ static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsi
             life->path.durable = durable > life->path.durable ? durable : life->path.durable;
             life->path.seen[life->path.seen_count - 1].sequence = applied;
         }
+        bool replaces = call == SIMFS_DIR_RENAME && life->doing != OPENING;
+        campaign->tally.replacements += replaces;
+        life->unthinned = replaces ? UNTHINNED : life->unthinned;
         life->doing = life->doing == COMMITTING && call == SIMFS_LOG_CREATE ? ROTATING : life->doing;
     }
     if (campaign->replay_count > 0) {
@@ -463,7 +475,9 @@ static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsi
         }
         return;
     }
-    if (campaign_ends(campaign) || (campaign->thin > 1 && random_below(&scene->random, campaign->thin) != 0)) {
+    bool always = life != NULL && life->unthinned > 0 && life->unthinned-- > 0;
+    if (campaign_ends(campaign) ||
+        (!always && campaign->thin > 1 && random_below(&scene->random, campaign->thin) != 0)) {
         return;
     }
     campaign->tally.stops++;
@@ -480,7 +494,7 @@ static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsi
 
 static struct pleat_options tiny_options(uint64_t seed) {
     static const uint32_t durabilities[] = {PLEAT_SYNC_INTERVAL, PLEAT_SYNC_NONE, PLEAT_SYNC_EACH};
-    uint64_t set = seed % 6, more = seed / 6;
+    uint64_t set = seed % OPTION_SETS, more = seed / OPTION_SETS;
     return (struct pleat_options){
         .size = sizeof(struct pleat_options),
         .background = PLEAT_BACKGROUND_STEPS,
@@ -698,6 +712,7 @@ static void life_run(struct life *life) {
         complain(campaign, life->scene.place, text);
     }
     campaign->tally.lives++;
+    campaign->tally.sets[campaign->seed % OPTION_SETS]++;
 }
 
 /* ---- histories -------------------------------------------------------------------------------------------------- */
@@ -771,7 +786,7 @@ static bool campaign_option(struct campaign *campaign, const char *name, const c
     if (strcmp(name, "--seed") == 0) {
         campaign->seed = number;
     } else if (strcmp(name, "--ops") == 0) {
-        campaign->ops = number > 0 && number <= 150 ? number : 150; /* what a lineage holds */
+        campaign->ops = number > 0 && number <= LONG_OPS ? number : LONG_OPS; /* what a lineage holds */
     } else if (strcmp(name, "--thin") == 0) {
         campaign->thin = number;
     } else if (strcmp(name, "--images") == 0) {
@@ -829,6 +844,11 @@ static void campaign_report(const struct tally *tally, uint64_t ns) {
            " of recoveries of those; opened, being distinct: %" PRIu64 ", %" PRIu64 ", %" PRIu64 "\n",
            images, tally->built[0], tally->built[1], tally->built[2], tally->distinct[0], tally->distinct[1],
            tally->distinct[2]);
+    printf("lives of each option set:");
+    for (unsigned i = 0; i < OPTION_SETS; i++) {
+        printf(" %" PRIu64, tally->sets[i]);
+    }
+    printf("; manifests replaced in mid-life: %" PRIu64 "\n", tally->replacements);
     printf("%" PRIu64 " stops enumerated; of 6 to 12 bits:", tally->enumerated);
     for (unsigned i = 0; i < DOINGS; i++) {
         printf(" %s %" PRIu64, doings[i], tally->enumerations[i]);
@@ -855,10 +875,14 @@ static bool campaign_saw_all(const struct tally *tally) {
 
 /* Histories of fresh seeds until the time or the number is reached. */
 static void campaign_run(struct campaign *campaign, struct random random) {
-    uint64_t set = random_below(&random, 6);
+    uint64_t set = random_below(&random, OPTION_SETS);
+    uint64_t ops = campaign->ops, thin = campaign->thin;
     while (!campaign_ends(campaign)) {
-        campaign->seed = random_next(&random) / 8 * 6 + set; /* option sets in turn */
-        set = (set + 1) % 6;
+        bool is_long = random_below(&random, LONG_ODDS) == 0;
+        campaign->ops = is_long ? LONG_OPS : ops;
+        campaign->thin = is_long ? (thin > 1 ? thin : 1) * LONG_THIN : thin;
+        campaign->seed = random_next(&random) / 8 * OPTION_SETS + set; /* option sets in turn */
+        set = (set + 1) % OPTION_SETS;
         campaign_history(campaign);
     }
 }
