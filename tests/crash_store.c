@@ -21,7 +21,7 @@
  * Without --seed and --at, the lines of the corpus run first: places that failed once, and seeds. A failure, an
  * assertion or a hang prints one line that replays it: --at L57:strict:0x9/L12:min:0x0/R4:kill:0x1 is an image of life
  * 1 before operation 57, one of the life that begins on it, and one of the recovery of that, which is opened. A
- * campaign of more than 20,000 images fails when it has missed a kind of image (power_class.h).
+ * campaign of 6 histories and 20,000 images fails when it has missed a kind of image (power_class.h).
  */
 #include "support/keepmem.h"
 #include "support/power_class.h"
@@ -40,6 +40,7 @@
 #define NEST_ODDS 40              /* of the images of a life, one in so many has its recovery crashed ... */
 #define NEST_AGAIN_ODDS 400       /* ... and of those, one in so many again */
 #define ENOUGH_IMAGES 20000
+#define ENOUGH_HISTORIES 6
 #define OPTION_SETS 6 /* durability modes times ways of writing the log; the seed modulo this says which */
 #define LONG_ODDS 6   /* one history in so many is long, so that its manifest grows until it is replaced */
 #define LONG_OPS 150
@@ -393,6 +394,7 @@ static void scene_image(struct scene *scene, struct simfs *fs, struct place plac
         if (!power_expect(scene->path, kill, &slot->found, looking.text, sizeof looking.text)) {
             complain(campaign, scene->place + 1, looking.text);
         }
+        power_class_of_found(scene->path, &slot->found, campaign->tally.classes);
         simfs_free(image);
         return;
     }
@@ -422,13 +424,13 @@ static void scene_image(struct scene *scene, struct simfs *fs, struct place plac
     simfs_free(kept);
 }
 
-/* All subsets of what is pending, where they are few: always up to 3 bits, now and then up to 6, and once a life up to
+/* All subsets of what is pending, where they are few: always up to 4 bits, now and then up to 7, and once a life up to
  * 12 (fewer in a thinned run) for each thing that it does. */
 static void scene_enumerate(struct scene *scene, struct simfs *fs, struct place place) {
     struct tally *tally = &scene->campaign->tally;
     unsigned units = simfs_units(fs);
     uint64_t draw = random_below(&scene->random, 8);
-    unsigned limit = draw == 0 ? 6 : 3;
+    unsigned limit = draw == 0 ? 7 : 4;
     bool *done = scene->life != NULL ? &scene->life->enumerated[scene->life->doing] : NULL;
     unsigned limit_once = scene->campaign->thin <= 1 ? 12 : scene->campaign->thin <= 8 ? 8 : 6;
     if (done != NULL && !*done && units >= 6 && units <= limit_once && draw < 3) {
@@ -465,7 +467,8 @@ static void scene_stop(void *context, struct simfs *fs, uint64_t operation, unsi
         }
         bool replaces = call == SIMFS_DIR_RENAME && life->doing != OPENING;
         campaign->tally.replacements += replaces;
-        life->unthinned = replaces ? UNTHINNED : life->unthinned;
+        bool rare = replaces || life->doing == REMOVING || (life->doing == COMMITTING && call == SIMFS_LOG_CREATE);
+        life->unthinned = rare ? UNTHINNED : life->unthinned;
         life->doing = life->doing == COMMITTING && call == SIMFS_LOG_CREATE ? ROTATING : life->doing;
     }
     if (campaign->replay_count > 0) {
@@ -593,7 +596,7 @@ static int life_step(struct life *life, struct pleat_error *err) {
         return rc;
     }
     enum lives_kind kind = LIVES_COMMIT;
-    if (life->spaces[k] != NULL && draw < 2) {
+    if (life->spaces[k] != NULL && draw < 3) {
         kind = draw == 0 || k == 0 ? LIVES_CLEAR : LIVES_DROP;
     }
     lineage_push(path->lineage, life->number, kind, k, life_exists(life));
@@ -774,7 +777,7 @@ static void campaign_history(struct campaign *campaign) {
             simfs_free(life->chosen);
         }
     }
-    campaign->tally.histories++;
+    campaign->tally.histories += !campaign_ends(campaign); /* whole ones */
     campaign->tally.missed += campaign->replay_count > campaign->reached;
 }
 
@@ -863,9 +866,10 @@ static void campaign_report(const struct tally *tally, uint64_t ns) {
 
 /* A campaign of this length has seen every kind, or tests less than it says. */
 static bool campaign_saw_all(const struct tally *tally) {
+    bool enough = images_built(tally) >= ENOUGH_IMAGES && tally->histories >= ENOUGH_HISTORIES;
     bool all = true;
-    for (unsigned i = 0; images_built(tally) >= ENOUGH_IMAGES && i < CLASSES; i++) {
-        if (tally->classes[i] == 0) {
+    for (unsigned i = 0; i < CLASSES; i++) {
+        if (enough && tally->classes[i] == 0) {
             fprintf(stderr, "FAILED: crash_store: no image of the kind: %s\n", power_class_name((enum power_class)i));
             all = false;
         }

@@ -151,7 +151,7 @@ struct simfs_fate {
     bool there;     /* it has the name in the image */
     bool was_empty; /* nothing of its contents was durable */
     unsigned kept, torn, lost; /* of its pending writes */
-    bool hole;      /* a write was lost in front of one that was kept */
+    bool hole;      /* a write was lost, or a part of it, in front of one that was kept */
 };
 void simfs_fates(struct simfs *fs, struct simfs *image, void (*callback)(void *context, const struct simfs_fate *fate),
                  void *context);

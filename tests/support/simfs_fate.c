@@ -23,7 +23,7 @@ static void fate_write(struct simfs_fate *fate, const struct sim_write *write, c
         at = stop;
     }
     if (different == 0) {
-        fate->hole = fate->hole || fate->lost > 0;
+        fate->hole = fate->hole || fate->lost + fate->torn > 0;
         fate->kept++;
     } else if (same == 0) {
         fate->lost++;
