@@ -122,7 +122,7 @@ struct simfs {
     uint64_t operations; /* mutating calls */
     uint64_t stop_at;
     bool dead;
-    struct sim_inode *flight_inode; /* the write that was stopped half-way (S4), or is being observed (S8) */
+    struct sim_inode *flight_inode; /* the write that was stopped half-way (S4), or is being observed (S9) */
     struct sim_write flight;
     simfs_observer *observer;
     void *observer_context;
@@ -180,7 +180,7 @@ void dir_drop_inode(struct sim_dir *dir, const struct sim_inode *inode);
 /* Stores to mapped logs that no publish has told of become pending. */
 void sim_absorb(struct simfs *fs);
 void sim_absorb_log(struct simfs *fs, struct sim_log *log);
-/* Shows the disk to the observer as a stop here would leave it, and takes back what was absorbed for that (S8). */
+/* Shows the disk to the observer as a stop here would leave it, and takes back what was absorbed for that (S9). */
 void sim_observe(struct simfs *fs, unsigned call);
 /* Frees inodes that no name, pending operation or handle leads to. */
 void sim_sweep(struct simfs *fs);
