@@ -310,6 +310,44 @@ static void section_reseal(struct file_bytes *file, const struct room *room, uin
     }
 }
 
+/* The order of a level's tables is that of their metas: a block with keys beyond them must not be shown. */
+Test(table_damage, keys_beyond_the_smallest_and_the_largest_are_found_at_load) {
+    struct room room;
+    room_open(&room, &mem_system);
+    struct rows rows = rows_grouped(8, 6, 20, true);
+    struct table_builder_options options = options_small();
+    options.codec = PLEAT_CODEC_NONE; /* the properties are then stored as they are */
+    for (unsigned largest = 0; largest < 2; largest++) {
+        options.number = 7 + largest;
+        struct table_meta meta = build(&room, &rows, &options), forged;
+        struct file_bytes file = file_load(&room, options.number);
+        uint8_t *footer = file.data + file.bytes - TABLE_FOOTER_BYTES;
+        uint8_t *properties = file.data + load_u64(footer + TABLE_FOOTER_PROPERTIES) + TABLE_HEADER_BYTES;
+        uint8_t *keys_end = properties + TABLE_PROPERTIES_KEYS + meta.smallest_bytes;
+        if (largest) {
+            keys_end[meta.largest_bytes - 1]--;
+        } else {
+            keys_end[-1]++;
+        }
+        section_reseal(&file, &room, options.number, TABLE_FOOTER_PROPERTIES, true);
+        file_store(&room, options.number, file.data, file.bytes);
+        error_clear(&room.error);
+        cr_assert_eq(table_meta_read(&room.store, options.number, &forged, &room.error), 0, "%s", room.error.message);
+        struct table *table = open_table(&room, &forged);
+        const struct row *row = &rows.data[largest ? rows.count - 1 : 0];
+        error_clear(&room.error);
+        (void)get_checked(&room, table, &rows, row->key, row->entry.key_bytes);
+        expect_corrupt(&room, room.error.code, largest ? "largest key" : "below the smallest");
+        cr_assert_gt(read_damaged(&room, table, &rows), 0);
+        table_close(table);
+        free(file.data);
+        table_meta_fini(&mem_system, &meta);
+        table_meta_fini(&mem_system, &forged);
+    }
+    rows_free(&rows);
+    room_close(&room);
+}
+
 /* Each of these has right checksums and must be refused for what it says, by name, before anything is made of it. */
 Test(table_damage, forged_lengths_and_order_are_refused_at_open) {
     struct room room;

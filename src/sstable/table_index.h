@@ -17,8 +17,9 @@
  *
  *   X1  Separators ascend strictly (checked when loaded), each at most LIMIT_KEY_BYTES long.
  *   X2  Blocks tile the file from 0 to the index section: handle i+1 begins where the stored bytes of handle i end.
- *   X3  A loaded block has only keys in [separator[i-1], separator[i]) (checked at each load, table_reader.c), so that
- *       T1 holds between blocks, whoever wrote the file.
+ *   X3  A loaded block has only keys in [separator[i-1], separator[i]), the first one none below the meta's smallest,
+ *       and the last one ends with its largest (checked at each load, table_reader.c): T1 holds between blocks, and the
+ *       order of a level's tables (V2) is that of their keys, whoever wrote the files.
  *
  * Threads: frozen after table_index_new, but for the slots, which are the cache's.
  */

@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "sstable/block_inline.h"
 
 #include <string.h>
 
@@ -156,6 +157,33 @@ void table_close(struct table *table) {
 
 /* ---- blocks ----------------------------------------------------------------------------------------------------- */
 
+/* Whether the block's last key is exactly this. */
+static bool table_block_ends_with(const uint8_t *image, const uint8_t *key, size_t key_bytes) {
+    uint32_t suffix_bytes;
+    const uint8_t *suffix = block_entry_suffix(block_entry_at(image, block_count(image) - 1), &suffix_bytes);
+    size_t prefix_bytes = block_prefix_bytes(image);
+    return prefix_bytes + suffix_bytes == key_bytes &&
+           block_bytes_equal(image + load_u32(image + BLOCK_AT_PREFIX_AT), key, prefix_bytes) &&
+           block_bytes_equal(suffix, key + prefix_bytes, suffix_bytes);
+}
+
+/* X3 at the table's ends: levels are ordered by the metas alone, so a key beyond them would be shown out of order. */
+static int table_block_verify_ends(const struct table *table, uint32_t block, const uint8_t *image,
+                                   struct pleat_error *err) {
+    const struct table_meta *meta = &table->meta;
+    uint64_t offset = table->index->handles[block].offset;
+    if (block == 0) {
+        uint32_t first = block_seek(image, meta->smallest, meta->smallest_bytes);
+        if (first != 0) {
+            return error_corrupt(err, table->name, offset, "keys of the first block below the smallest", 0, first);
+        }
+    }
+    if (block == table->index->separators && !table_block_ends_with(image, meta->largest, meta->largest_bytes)) {
+        return error_corrupt(err, table->name, offset, "largest key, equal", 1, 0);
+    }
+    return 0;
+}
+
 /* X3: an image that is sound in itself must also be the one that the index promised. */
 static int table_block_verify(const struct table *table, uint32_t block, const uint8_t *image, size_t image_bytes,
                               struct pleat_error *err) {
@@ -181,7 +209,7 @@ static int table_block_verify(const struct table *table, uint32_t block, const u
                                  block_count(image), end);
         }
     }
-    return 0;
+    return table_block_verify_ends(table, block, image, err);
 }
 
 int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct pleat_error *err) {
