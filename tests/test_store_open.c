@@ -4,7 +4,10 @@
  */
 #include "base/bytes.h"
 #include "base/hash.h"
+#include "base/mem.h"
+#include "platform/vfs.h"
 #include "support/store_room.h"
+#include "wal/wal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -115,6 +118,79 @@ Test(open, of_a_newer_format_is_refused_and_changes_nothing) {
     room.options.read_only = true;
     REFUSED(PLEAT_ERR_NEWER, "MANIFEST", pleat_open(room.path, &room.options, &db, &room.err));
     cr_assert_eq(room_digest(room.path), before);
+    room_end(&room);
+}
+
+/* A segment behind a closed store's log as a writer would have made it, with one record under `sequence`. */
+static struct wal_tail forge_segment(const struct room *room, uint64_t segment, struct wal_tail predecessor,
+                                     uint64_t sequence, uint32_t space, const char *key) {
+    char name[300];
+    uint8_t header[32];
+    struct vfs_dir *dir;
+    struct wal_writer *writer;
+    struct wal_record record;
+    (void)snprintf(name, sizeof name, "%s/MANIFEST", room->path);
+    FILE *file = fopen(name, "r");
+    cr_assert_not_null(file);
+    cr_assert_eq(fread(header, sizeof header, 1, file), 1);
+    (void)fclose(file);
+    cr_assert_eq(vfs_posix.dir_open(&vfs_posix, &mem_system, room->path, VFS_DIR_EXISTING, 0700, &dir, NULL), 0);
+    struct wal_writer_options options = {
+        .vfs = &vfs_posix,
+        .dir = dir,
+        .mem = &mem_system,
+        .store_id = header + 16,
+        .segment = segment,
+        .bytes = 4096,
+        .predecessor = predecessor,
+        .first_sequence = sequence,
+        .file_mode = 0600,
+    };
+    cr_assert_eq(wal_writer_create(&options, &writer, NULL), 0);
+    struct entry entry = {.key = (const uint8_t *)key, .key_bytes = (uint32_t)strlen(key), .kind = ENTRY_PUT};
+    wal_record_init(&record, &mem_system);
+    cr_assert_eq(wal_record_add(&record, space, &entry, NULL, NULL), 0);
+    cr_assert_eq(wal_writer_append(writer, &record, sequence, 0, NULL), 0);
+    struct wal_tail tail = wal_writer_tail(writer);
+    wal_record_fini(&record);
+    wal_writer_close(writer);
+    vfs_posix.dir_close(dir);
+    return tail;
+}
+
+/* Right checksums around what no writer writes: judged before the first byte of this life is written. */
+Test(open, of_a_log_that_names_an_unknown_space_is_damage_and_changes_nothing) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    room_begin(&room);
+    room_open(&room);
+    uint64_t sequence = room_put(&room, room.space, "k", "v");
+    room_close(&room);
+    struct wal_tail none = {0, sequence, 0};
+    (void)forge_segment(&room, 1000, none, sequence + 1, 77, "forged");
+    uint64_t before = room_digest(room.path);
+    REFUSED(PLEAT_ERR_CORRUPT, "001000.wal", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_not_null(strstr(room.err.message, "offset 128"), "%s", room.err.message);
+    room.options.read_only = true;
+    REFUSED(PLEAT_ERR_CORRUPT, "001000.wal", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_eq(room_digest(room.path), before);
+    room_end(&room);
+}
+
+/* A segment that is chained, and begins some sequences behind its predecessor's end: the log ends in front of it. */
+Test(open, of_a_log_with_a_hole_between_chained_segments_ends_it_there) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    uint64_t sequence = room_put(&room, room.space, "k", "v");
+    room_close(&room);
+    struct wal_tail tail = {0, sequence, 0};
+    tail = forge_segment(&room, 1000, tail, sequence + 1, 0, "before");
+    (void)forge_segment(&room, 1001, tail, sequence + 5, 0, "behind");
+    room_open(&room);
+    cr_assert_eq(room_sequence(&room, PLEAT_APPLIED), sequence + 1);
+    cr_assert(room_holds(room.space, "before", "") && room_holds(room.space, "behind", NULL));
+    cr_assert(room_holds(room.space, "k", "v"));
     room_end(&room);
 }
 

@@ -17,6 +17,8 @@
  *       the log is damaged, not torn: PLEAT_ERR_CORRUPT, and nothing on disk has changed.
  *   Q4  A history that may have lost commits ends: unless the store was closed cleanly, a new history begins.
  *   Q5  Files are removed only after the manifest of this life is durable.
+ *   Q6  All that the second pass replays has been judged by the first, the spaces of its entries included, so that
+ *       damage is found before anything is written.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -27,6 +29,7 @@
 /* What the first pass found. */
 struct recovery {
     struct pleat_db *db;
+    struct version *version;   /* of the manifest as it was found; during the first pass */
     uint64_t floor_sequence;   /* L */
     uint64_t last_sequence;    /* where the log ends */
     uint64_t durable_evidence; /* the highest sequence that anything valid calls durable */
@@ -66,6 +69,52 @@ static bool recover_is_chained(const struct recovery *recovery, const struct wal
            header->predecessor.running_hash == recovery->tail.running_hash;
 }
 
+/* Q6: every space that the record names is there. `offset`: of the record. */
+static int recover_check_spaces(const struct recovery *recovery, uint64_t segment, uint64_t offset,
+                                struct wal_view view, struct pleat_error *err) {
+    struct entry entry;
+    uint32_t space, last_space = 0;
+    bool known = false;
+    while (wal_view_entry(&view, &space, &entry) == 0) { /* it decodes: wal_reader_next saw to that */
+        if (known && space == last_space) {
+            continue;
+        }
+        if (version_slot(recovery->version, space) < 0) {
+            char name[WAL_NAME_BYTES];
+            wal_name(segment, name);
+            return error_corrupt(err, name, offset, "space of a log record in the manifest, its id", 0, space);
+        }
+        known = true;
+        last_space = space;
+    }
+    return 0;
+}
+
+/* The records of one segment. `follow`: it goes on where the log ends so far. */
+static int recover_scan_records(struct recovery *recovery, struct wal_reader *reader, uint64_t number, bool *follow,
+                                struct pleat_error *err) {
+    struct wal_view view;
+    uint64_t offset = wal_reader_offset(reader);
+    int rc;
+    while ((rc = wal_reader_next(reader, recovery->floor_sequence, &view, err)) == 0) {
+        recover_evidence(recovery, number, view.durable_sequence);
+        if (*follow && view.sequence > recovery->floor_sequence && view.sequence != recovery->last_sequence + 1) {
+            recover_end(recovery, number, offset); /* a hole in front of this record: the rest is evidence */
+            *follow = false;
+        }
+        if (*follow && view.sequence > recovery->floor_sequence) {
+            rc = recover_check_spaces(recovery, number, offset, view, err);
+            if (rc < 0) {
+                return rc;
+            }
+            recovery->last_sequence = view.sequence;
+            recovery->records++;
+        }
+        offset = wal_reader_offset(reader);
+    }
+    return rc;
+}
+
 /* First pass over one segment. */
 static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat_error *err) {
     struct pleat_db *db = recovery->db;
@@ -94,20 +143,7 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
     if (!follow) {
         recover_end(recovery, number, 0);
     }
-    struct wal_view view;
-    while ((rc = wal_reader_next(reader, recovery->floor_sequence, &view, err)) == 0) {
-        recover_evidence(recovery, number, view.durable_sequence);
-        if (follow && view.sequence > recovery->floor_sequence) {
-            if (view.sequence != recovery->last_sequence + 1) {
-                rc = PLEAT_END; /* a hole in front of this record */
-                recover_end(recovery, number, 0);
-                follow = false;
-                break;
-            }
-            recovery->last_sequence = view.sequence;
-            recovery->records++;
-        }
-    }
+    rc = recover_scan_records(recovery, reader, number, &follow, err);
     struct wal_end end;
     rc = rc == PLEAT_END ? wal_reader_end(reader, &end, err) : rc;
     if (rc == 0) {
@@ -359,6 +395,7 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
         .db = db,
         .floor_sequence = state.last_sequence,
         .last_sequence = state.last_sequence,
+        .version = registry_current(db->registry),
     };
     int rc = recover_check_tables(db, listing, err);
     for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
@@ -373,6 +410,8 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
                            "the log ends before what had been durable; last durable and last readable sequence",
                            recovery.durable_evidence, recovery.last_sequence);
     }
+    version_unref(recovery.version);
+    recovery.version = NULL;
     rc = rc == 0 ? registry_cursors(db->registry, &db->cursors, err) : rc;
     if (rc < 0) {
         return rc;

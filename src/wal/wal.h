@@ -169,6 +169,8 @@ int wal_reader_next(struct wal_reader *reader, uint64_t floor, struct wal_view *
 
 /* Where the records returned so far end; the successor of a segment that was read whole names this. */
 struct wal_tail wal_reader_tail(const struct wal_reader *reader);
+/* The same as a byte of the file: where the next record would begin. */
+uint64_t wal_reader_offset(const struct wal_reader *reader);
 
 /* After PLEAT_END: how the segment ends. */
 struct wal_end {

@@ -112,6 +112,10 @@ struct wal_tail wal_reader_tail(const struct wal_reader *reader) {
     return reader->tail;
 }
 
+uint64_t wal_reader_offset(const struct wal_reader *reader) {
+    return reader->offset;
+}
+
 /* Whether all entries and cursors decode, and fill the record exactly. The view is a copy, which this consumes. */
 static bool wal_reader_decodes(struct wal_view view, const uint8_t *record_end) {
     if (view.entry_count > (uint64_t)(view.entries_end - view.entries) / WAL_ENTRY_BYTES_MIN ||
