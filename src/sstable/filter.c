@@ -161,8 +161,8 @@ static uint64_t filter_build(const struct filter_builder *builder, const struct 
     store_u32(image + 4, plan->parts);
     store_u64(image + 8, builder->count);
     for (uint32_t i = 0; i < plan->parts; i++) {
-        uint64_t *inner = plan->inner + plan->starts[i];
         uint64_t count = plan->starts[i + 1] - plan->starts[i];
+        uint64_t *inner = count > 0 ? plan->inner + plan->starts[i] : NULL; /* an empty set has no array */
         struct filter_part part;
         uint64_t bytes;
         if (builder->kind == FILTER_FUSE) {
