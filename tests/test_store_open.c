@@ -194,6 +194,83 @@ Test(open, of_a_log_with_a_hole_between_chained_segments_ends_it_there) {
     room_end(&room);
 }
 
+/* Numbers at the end of 64 bits: taken over, they would wrap where the store counts on from them. */
+Test(open, of_file_names_with_the_last_numbers_is_damage_and_changes_nothing) {
+    static const char *const names[] = {"18446744073709551615.wal", "18446744073709551615.tbl",
+                                        "18446744073709551000.wal", "18446744073709551000.tbl"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct room room;
+        struct pleat_db *db = NULL;
+        room_begin(&room);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        room_close(&room);
+        write_file(room.path, names[i], "");
+        uint64_t before = room_digest(room.path);
+        REFUSED(PLEAT_ERR_CORRUPT, names[i], pleat_open(room.path, &room.options, &db, &room.err));
+        cr_assert_eq(room_digest(room.path), before);
+        room_end(&room);
+    }
+}
+
+/* Appends a frame with one field to the MANIFEST of a closed store. */
+static void append_field(const struct room *room, uint8_t tag, const uint64_t *values, size_t count) {
+    char name[300];
+    static uint8_t bytes[65536];
+    uint8_t content[64], *end = content;
+    (void)snprintf(name, sizeof name, "%s/MANIFEST", room->path);
+    FILE *file = fopen(name, "r+");
+    cr_assert_not_null(file);
+    size_t size = fread(bytes, 1, sizeof bytes - 128, file), at = 56; /* manifest.h */
+    uint64_t seed = hash_mix(load_u64(bytes + 48), load_u64(bytes + 40));
+    uint32_t index = 0;
+    for (; at < size; index++) {
+        at += 16 + load_u32(bytes + at);
+    }
+    for (size_t i = 0; i < count; i++) {
+        end = varint_encode(end, values[i]);
+    }
+    size_t content_bytes = (size_t)(end - content), payload_bytes = content_bytes + 2;
+    uint8_t *payload = bytes + at + 16;
+    payload[0] = tag;
+    payload[1] = (uint8_t)content_bytes;
+    memcpy(payload + 2, content, content_bytes);
+    store_u32(bytes + at, (uint32_t)payload_bytes);
+    store_u32(bytes + at + 4, index);
+    store_u64(bytes + at + 8, hash_bytes(payload, payload_bytes, hash_mix(hash_mix(seed, index), payload_bytes)));
+    rewind(file);
+    cr_assert_eq(fwrite(bytes, 1, at + 16 + payload_bytes, file), at + 16 + payload_bytes);
+    (void)fclose(file);
+}
+
+Test(open, of_a_manifest_with_the_last_numbers_is_damage_and_changes_nothing) {
+    const struct {
+        uint8_t tag; /* edit_codec.h */
+        size_t count;
+        uint64_t values[3];
+        const char *text;
+    } rows[] = {{2, 1, {UINT64_MAX}, "bound of file numbers"},
+                {6, 3, {UINT64_MAX - 1, 100, 0}, "last sequence"},
+                {6, 3, {UINT64_MAX - 1, UINT64_MAX, 0}, "last sequence"},
+                {6, 3, {100, UINT64_MAX, 0}, "log floor"},
+                {10, 2, {UINT64_MAX, 0}, "history"}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct room room;
+        struct pleat_db *db = NULL;
+        room_begin(&room);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        room_close(&room);
+        append_field(&room, rows[i].tag, rows[i].values, rows[i].count);
+        uint64_t before = room_digest(room.path);
+        REFUSED(PLEAT_ERR_CORRUPT, rows[i].text, pleat_open(room.path, &room.options, &db, &room.err));
+        room.options.read_only = true;
+        REFUSED(PLEAT_ERR_CORRUPT, rows[i].text, pleat_open(room.path, &room.options, &db, &room.err));
+        cr_assert_eq(room_digest(room.path), before);
+        room_end(&room);
+    }
+}
+
 /* The last frame may always be one that a crash tore: what it said is done without, and that is only the clean end. */
 Test(open, of_a_manifest_with_a_torn_end_loses_no_content) {
     struct room room;

@@ -19,12 +19,16 @@
  *   Q5  Files are removed only after the manifest of this life is durable.
  *   Q6  All that the second pass replays has been judged by the first, the spaces of its entries included, so that
  *       damage is found before anything is written.
+ *   Q7  No number is taken over from disk, names of files included, that leaves no room to count on from.
  */
 #include "base/assert.h"
 #include "db/db.h"
 
 #include <inttypes.h>
 #include <string.h>
+
+/* Every store counts from 1 by ones. */
+#define RECOVER_COUNTER_MAX (UINT64_MAX / 8)
 
 /* What the first pass found. */
 struct recovery {
@@ -328,6 +332,34 @@ static int recover_check_tables(struct pleat_db *db, const struct db_listing *li
     return rc;
 }
 
+/* Q7. The numbers of the listing ascend. */
+static int recover_check_counters(const struct db_listing *listing, const struct registry_state *state,
+                                  struct pleat_error *err) {
+    char segment[WAL_NAME_BYTES] = "", table[TABLE_NAME_BYTES] = "";
+    uint64_t last_segment = listing->segment_count > 0 ? listing->segments[listing->segment_count - 1] : 0;
+    uint64_t last_table = listing->table_count > 0 ? listing->tables[listing->table_count - 1] : 0;
+    wal_name(last_segment, segment);
+    table_name(last_table, table);
+    const struct {
+        const char *file;
+        const char *what;
+        uint64_t found;
+    } rows[] = {
+        {segment, "number of a log segment, at most", last_segment},
+        {table, "number of a table, at most", last_table},
+        {"MANIFEST", "bound of file numbers, at most", state->number_bound},
+        {"MANIFEST", "last sequence, at most", state->last_sequence},
+        {"MANIFEST", "log floor, at most", state->log_floor},
+        {"MANIFEST", "history, at most", state->history},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (rows[i].found > RECOVER_COUNTER_MAX) {
+            return error_corrupt(err, rows[i].file, 0, rows[i].what, RECOVER_COUNTER_MAX, rows[i].found);
+        }
+    }
+    return 0;
+}
+
 static int recover_write(struct recovery *recovery, const struct db_listing *listing, bool was_clean,
                          const struct registry_state *state, struct generation **generations, unsigned *count,
                          struct pleat_error *err) {
@@ -397,7 +429,8 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
         .last_sequence = state.last_sequence,
         .version = registry_current(db->registry),
     };
-    int rc = recover_check_tables(db, listing, err);
+    int rc = recover_check_counters(listing, &state, err);
+    rc = rc == 0 ? recover_check_tables(db, listing, err) : rc;
     for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
         if (listing->segments[i] >= state.log_floor) {
             rc = recover_scan(&recovery, listing->segments[i], err);

@@ -37,6 +37,7 @@ void registry_state_read(struct registry *registry, struct registry_state *ret_s
         .last_sequence = registry->facts.last_sequence,
         .log_floor = registry->facts.log_floor,
         .next_space = registry->facts.space_bound,
+        .number_bound = registry->facts.number_bound,
         .clean = registry->facts.clean,
         .manifest_bytes = registry->manifest_bytes,
         .edits = registry->edits,

@@ -218,6 +218,7 @@ struct registry_state {
     uint64_t last_sequence;
     uint64_t log_floor;
     uint64_t next_space;
+    uint64_t number_bound; /* no file has this number or a higher one */
     bool clean;
     uint64_t manifest_bytes;
     uint64_t edits;
