@@ -254,32 +254,42 @@ static int run_act(struct run *run, struct pleat_error *err) {
     return rc < 0 ? rc : 0;
 }
 
-/* Any crash from here keeps at least what was reported durable, and no more than what was asked for. */
+/* Whether every model of a crash is looked at, or two of them at random. */
+static bool every_model;
+
+static void run_check_image(struct run *run, enum simfs_model model, uint64_t seed, uint64_t floor) {
+    struct simfs *image = simfs_crash(run->fs, model, seed);
+    struct pleat_db *db = NULL;
+    struct pleat_error err = {0};
+    struct pleat_space *spaces[HISTORY_SPACES];
+    char text[400] = "";
+    uint64_t applied = 0;
+    int rc = db_open_with("store", &run->options, simfs_vfs(image), &mem_system, &db, &err);
+    if (rc == 0) {
+        pleat_position_read(db, PLEAT_APPLIED, NULL, &applied);
+        rc = history_spaces(db, spaces, &err);
+    }
+    if (rc < 0) {
+        run_complain(run, "image %s: open: %s", simfs_model_name(model), err.message);
+    } else if (applied < floor || applied > run->tried) {
+        run_complain(run, "image %s: at %" PRIu64 ", expected %" PRIu64 " to %" PRIu64, simfs_model_name(model),
+                     applied, floor, run->tried);
+    } else if (!history_compare(&run->history, db, spaces, NULL, text, sizeof text)) {
+        run_complain(run, "image %s: %s", simfs_model_name(model), text);
+    }
+    (void)pleat_close(db, NULL);
+    simfs_free(image);
+}
+
+/* Any crash from here keeps at least what was reported durable, a killed process all that returned, and none more than
+ * what was asked for. */
 static void run_check_images(struct run *run, uint64_t floor) {
-    for (int i = 0; i < 2 && !run->failed; i++) {
-        enum simfs_model model = (enum simfs_model)(1 + random_below(&run->random, SIMFS_MODELS - 1));
-        uint64_t seed = random_next(&run->random);
-        struct simfs *image = simfs_crash(run->fs, model, seed);
-        struct pleat_db *db = NULL;
-        struct pleat_error err = {0};
-        struct pleat_space *spaces[HISTORY_SPACES];
-        char text[400] = "";
-        uint64_t applied = 0;
-        int rc = db_open_with("store", &run->options, simfs_vfs(image), &mem_system, &db, &err);
-        if (rc == 0) {
-            pleat_position_read(db, PLEAT_APPLIED, NULL, &applied);
-            rc = history_spaces(db, spaces, &err);
+    uint64_t seed = random_next(&run->random);
+    for (unsigned model = 0; model < SIMFS_MODELS && !run->failed; model++) {
+        if (every_model || seed % SIMFS_MODELS == model || seed / SIMFS_MODELS % SIMFS_MODELS == model) {
+            bool kill = model == SIMFS_KILL && run->returned > floor;
+            run_check_image(run, (enum simfs_model)model, seed + model, kill ? run->returned : floor);
         }
-        if (rc < 0) {
-            run_complain(run, "image %s: open: %s", simfs_model_name(model), err.message);
-        } else if (applied < floor || applied > run->tried) {
-            run_complain(run, "image %s: at %" PRIu64 ", expected %" PRIu64 " to %" PRIu64, simfs_model_name(model),
-                         applied, floor, run->tried);
-        } else if (!history_compare(&run->history, db, spaces, NULL, text, sizeof text)) {
-            run_complain(run, "image %s: %s", simfs_model_name(model), text);
-        }
-        (void)pleat_close(db, NULL);
-        simfs_free(image);
     }
 }
 
@@ -789,9 +799,10 @@ int main(int argc, char **argv) {
     }
     sweep.failed = !full_log() || sweep.failed;
     if (plan.at > 0 && plan.kind >= 0) {
-        sweep.verbose = true;
+        sweep.verbose = every_model = true;
         (void)sweep_one(&sweep, (enum fault_kind)plan.kind, plan.at, plan.variant % variants[plan.kind]);
     } else {
+        every_model = plan.all;
         plan.deadline = (uint64_t)time(NULL) + plan.seconds;
         sweep_plan(&sweep, &random, &plan);
     }
