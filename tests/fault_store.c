@@ -698,36 +698,53 @@ static bool sweep_one(struct sweep *sweep, enum fault_kind kind, uint64_t at, ui
     return !run.failed;
 }
 
-/* Every N and variant of one kind, or as many as fit before the deadline. */
-static void sweep_kind(struct sweep *sweep, enum fault_kind kind, struct random *random, const struct plan *plan) {
+/* How many calls there are to fail; 0 when the run without a fault failed. */
+static uint64_t sweep_calls(struct sweep *sweep, enum fault_kind kind, uint64_t variant) {
     static struct run run;
-    uint64_t calls = run_any(&run, sweep->seed, kind, 0, 0, false);
+    uint64_t calls = run_any(&run, sweep->seed, kind, 0, variant, false);
     if (run.failed) {
-        fprintf(stderr, "FAILED: fault_store --seed 0x%" PRIx64 " --kind %s --at 0 --variant 0: %s\n", sweep->seed,
-                kind_names[kind], run.text);
+        fprintf(stderr, "FAILED: fault_store --seed 0x%" PRIx64 " --kind %s --at 0 --variant %" PRIu64 ": %s\n",
+                sweep->seed, kind_names[kind], variant, run.text);
         sweep->failed = true;
-        return;
+        return 0;
     }
-    uint64_t stride = kind == FAULT_QUOTA ? 97 : 1, runs = 0;
-    for (uint64_t variant = 0; plan->all && variant < variants[kind]; variant++) {
-        if (kind == FAULT_RECOVERY) {
-            calls = run_any(&run, sweep->seed, kind, 0, variant, false); /* every model is another wreck */
+    return calls;
+}
+
+/* Every N and variant of one kind. */
+static void sweep_kind(struct sweep *sweep, enum fault_kind kind, const struct plan *plan) {
+    uint64_t stride = kind == FAULT_QUOTA ? 97 : 1, runs = sweep->runs, calls = 0;
+    for (uint64_t variant = 0; variant < variants[kind]; variant++) {
+        if (variant == 0 || kind == FAULT_RECOVERY) { /* every model is another wreck */
+            calls = sweep_calls(sweep, kind, variant);
         }
-        for (uint64_t at = 1; at <= calls; at += stride, runs++) {
+        for (uint64_t at = 1; at <= calls; at += stride) {
             if (!sweep_one(sweep, kind, at, variant) && !plan->keep_going) {
                 return;
             }
         }
     }
-    for (int i = 0; !plan->all && i < 40 && (uint64_t)time(NULL) < plan->deadline; i++, runs++) {
-        if (!sweep_one(sweep, kind, 1 + random_below(random, calls), random_below(random, variants[kind])) &&
-            !plan->keep_going) {
-            return;
+    printf("seed 0x%" PRIx64 ": %s, %" PRIu64 " runs\n", sweep->seed, kind_names[kind], sweep->runs - runs);
+    (void)fflush(stdout);
+}
+
+/* Some N of every kind in turn, until the time is up. */
+static void sweep_sample(struct sweep *sweep, struct random *random, const struct plan *plan) {
+    uint64_t calls[FAULT_KINDS] = {0};
+    for (int i = 0; i < 30; i++) {
+        for (enum fault_kind kind = 0; kind < FAULT_KINDS; kind++) {
+            if (plan->kind >= 0 && plan->kind != (int)kind) {
+                continue;
+            }
+            calls[kind] = i == 0 ? sweep_calls(sweep, kind, 0) : calls[kind];
+            if (calls[kind] == 0 || (i > 0 && (uint64_t)time(NULL) >= plan->deadline)) {
+                return;
+            }
+            uint64_t at = 1 + random_below(random, calls[kind]);
+            if (!sweep_one(sweep, kind, at, random_below(random, variants[kind])) && !plan->keep_going) {
+                return;
+            }
         }
-    }
-    if (plan->all) {
-        printf("seed 0x%" PRIx64 ": %s, %" PRIu64 " runs\n", sweep->seed, kind_names[kind], runs);
-        (void)fflush(stdout);
     }
 }
 
@@ -736,13 +753,19 @@ static void sweep_plan(struct sweep *sweep, struct random *random, const struct 
     uint64_t first = sweep->seed;
     for (uint64_t i = 0; plan->all ? i < plan->scenarios : i == 0 || (uint64_t)time(NULL) < plan->deadline; i++) {
         sweep->seed = plan->all ? first + i : i == 0 ? first : random_next(random);
-        for (enum fault_kind kind = 0; kind < FAULT_KINDS; kind++) {
+        for (enum fault_kind kind = 0; plan->all && kind < FAULT_KINDS; kind++) {
             if (plan->kind < 0 || plan->kind == (int)kind) {
-                sweep_kind(sweep, kind, random, plan);
+                sweep_kind(sweep, kind, plan);
             }
             if (sweep->failed && !plan->keep_going) {
                 return;
             }
+        }
+        if (!plan->all) {
+            sweep_sample(sweep, random, plan);
+        }
+        if (sweep->failed && !plan->keep_going) {
+            return;
         }
     }
 }

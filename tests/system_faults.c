@@ -486,7 +486,7 @@ struct sweep {
     bool failed;
 };
 
-/* Returns how many `at` there are to try; counts in an at of 0 or beyond strike nothing. */
+/* Returns how many `at` there are to try; one that is never reached strikes nothing. */
 static uint64_t sweep_one(struct sweep *sweep, enum fault_case which, uint64_t at, unsigned errnum) {
     static struct trial trial;
     trial_begin(&trial, sweep->seed);
@@ -519,28 +519,52 @@ static uint64_t sweep_one(struct sweep *sweep, enum fault_case which, uint64_t a
     return calls;
 }
 
-static void sweep_seed(struct sweep *sweep, struct random *random) {
-    for (enum fault_case which = 0; which < CASES && !sweep->failed; which++) {
+/* How many `at` a case has; where there is nothing to count, `at` chooses what is refused. */
+static uint64_t sweep_calls(struct sweep *sweep, enum fault_case which) {
+    return which == STORM || which == REFUSED ? 8 : sweep_one(sweep, which, UINT64_MAX / 2 - 1, 0);
+}
+
+static void sweep_all(struct sweep *sweep) {
+    for (enum fault_case which = 0; which < CASES; which++) {
         unsigned errnum_count = which == FAILED ? 2 * ERRNOS : 1;
         if (sweep->only >= 0 && sweep->only != (int)which) {
             continue;
         }
-        bool everywhere = which == STORM || which == REFUSED; /* nothing to count: `at` chooses what */
-        uint64_t calls = everywhere ? 8 : sweep_one(sweep, which, UINT64_MAX / 2 - 1, 0);
-        uint64_t runs = 0;
-        for (uint64_t at = 1; sweep->all && at <= calls; at++) {
-            for (unsigned errnum = 0; errnum < errnum_count && !sweep->failed; errnum++, runs++) {
+        uint64_t calls = sweep_calls(sweep, which), runs = sweep->runs;
+        for (uint64_t at = 1; at <= calls; at++) {
+            for (unsigned errnum = 0; errnum < errnum_count && !sweep->failed; errnum++) {
                 (void)sweep_one(sweep, which, at, errnum);
             }
         }
-        for (int i = 0; !sweep->all && i < 12 && (uint64_t)time(NULL) < sweep->deadline && !sweep->failed; i++) {
-            (void)sweep_one(sweep, which, 1 + random_below(random, calls),
-                            (unsigned)random_below(random, errnum_count));
+        if (sweep->failed) {
+            return;
         }
-        if (sweep->all) {
-            printf("seed 0x%" PRIx64 ": %s, %" PRIu64 " runs over %" PRIu64 " calls\n", sweep->seed, case_names[which],
-                   runs, calls);
-            (void)fflush(stdout);
+        printf("seed 0x%" PRIx64 ": %s, %" PRIu64 " runs over %" PRIu64 " calls\n", sweep->seed, case_names[which],
+               sweep->runs - runs, calls);
+        (void)fflush(stdout);
+    }
+}
+
+/* Every case in turn, until the time is up. */
+static void sweep_sample(struct sweep *sweep, struct random *random) {
+    uint64_t calls[CASES];
+    for (int i = 0; i < 20; i++) {
+        for (enum fault_case which = 0; which < CASES; which++) {
+            if (sweep->only >= 0 && sweep->only != (int)which) {
+                continue;
+            }
+            if (i == 0) {
+                calls[which] = sweep_calls(sweep, which);
+            } else if ((uint64_t)time(NULL) >= sweep->deadline) {
+                return;
+            }
+            unsigned errnum = which == FAILED ? (unsigned)random_below(random, 2 * ERRNOS) : 0;
+            if (!sweep->failed) {
+                (void)sweep_one(sweep, which, 1 + random_below(random, calls[which]), errnum);
+            }
+            if (sweep->failed) {
+                return;
+            }
         }
     }
 }
@@ -582,7 +606,11 @@ int main(int argc, char **argv) {
         for (uint64_t i = 0;
              !sweep.failed && (sweep.all ? i < scenarios : i == 0 || (uint64_t)time(NULL) < sweep.deadline); i++) {
             sweep.seed = i == 0 ? first : sweep.all ? first + i : random_next(&random);
-            sweep_seed(&sweep, &random);
+            if (sweep.all) {
+                sweep_all(&sweep);
+            } else {
+                sweep_sample(&sweep, &random);
+            }
         }
     }
     folder_clear(store);
