@@ -23,6 +23,7 @@
  * that three cover the durability modes and six those with both kinds of log. A failure prints one line that replays
  * it.
  */
+#include "base/error.h"
 #include "db/db.h"
 #include "support/failmem.h"
 #include "support/history.h"
@@ -666,6 +667,89 @@ static bool full_log(void) {
     return !failed;
 }
 
+/* A disk on which making a log fails behind `liar.written` bytes of its header, and nothing can be removed. */
+static struct {
+    const struct vfs *real;
+    size_t written;
+    bool lies;
+} liar;
+
+static int liar_publish(struct vfs_log *log, uint64_t offset, size_t n, struct pleat_error *err) {
+    if (!liar.lies || offset != 0) {
+        return liar.real->log_publish(log, offset, n, err);
+    }
+    int rc = liar.written > 0 ? liar.real->log_publish(log, 0, liar.written, err) : 0;
+    return rc == 0 ? error_system(err, EIO, "publish", "the header of a log") : rc;
+}
+
+static int liar_unlink(struct vfs_dir *dir, const char *name, struct pleat_error *err) {
+    return liar.lies ? error_system(err, EIO, "unlink", name) : liar.real->dir_unlink(dir, name, err);
+}
+
+static void leftover_run(struct run *run, const struct vfs *vfs) {
+    struct pleat_error err = {0};
+    int rc = db_open_with("store", &run->options, vfs, &run->fail.mem, &run->db, &err);
+    rc = rc == 0 ? history_spaces(run->db, run->spaces, &err) : rc;
+    rc = rc == 0 ? pleat_batch_new(run->db, &run->batch, &err) : rc;
+    for (int refused = 0; run->n < 60 && rc == 0 && !run->failed;) {
+        run->tried = run->n + 1;
+        int answer = history_apply(&run->history, run->tried, run->db, run->spaces, run->batch, false, &err);
+        if (answer == 0) {
+            run->n = run->returned = run->tried;
+            liar.lies = liar.lies || run->n == 20;
+        } else if (!liar.lies || pleat_health(run->db, NULL) < 0) {
+            rc = answer;
+        } else if (++refused == 3) { /* the cause is gone, what it left is not */
+            liar.lies = false;
+        }
+        memset(&err, 0, answer < 0 && rc == 0 ? sizeof err : 0);
+        run->durable = 0;
+        pleat_position_read(run->db, PLEAT_DURABLE, NULL, &run->durable);
+        run_check_images(run, run->durable);
+        if (run->n == 60 && refused < 3) {
+            run_complain(run, "no log was made");
+        }
+    }
+    if (rc < 0) {
+        run_complain(run, "%s", err.message);
+    }
+    (void)run_close(run, &err);
+}
+
+/* A log segment that could not be made and could not be removed: what comes behind it is not cut off by it. */
+static bool leftover_segment(void) {
+    static struct run run;
+    static const size_t written[] = {0, 64, WAL_HEADER_BYTES};
+    bool failed = false;
+    for (size_t i = 0; i < 9 && !failed; i++) {
+        run_init(&run, 5 + i, FAULT_DISK, false);
+        simfs_reserves(run.fs, true);
+        run.options.log_by_write = true;
+        run.options.memtable_bytes = 1024;
+        run.doing = "behind a segment that could not be made";
+        struct vfs vfs = *simfs_vfs(run.fs);
+        liar.real = simfs_vfs(run.fs);
+        liar.written = written[i % 3];
+        liar.lies = false;
+        vfs.log_publish = liar_publish;
+        vfs.dir_unlink = liar_unlink;
+        leftover_run(&run, &vfs);
+        if (!run.failed) {
+            struct pleat_error err = {0};
+            if (run_open(&run, &err) < 0) {
+                run_complain(&run, "%s", err.message);
+            }
+            (void)run_close(&run, &err);
+        }
+        simfs_free(run.fs);
+        if (run.failed) {
+            fprintf(stderr, "FAILED: fault_store (%zu bytes of a header): %s\n", liar.written, run.text);
+        }
+        failed = run.failed;
+    }
+    return !failed;
+}
+
 /* ---- all of them ------------------------------------------------------------------------------------------------- */
 
 /* What the command line asks for. */
@@ -821,6 +905,7 @@ int main(int argc, char **argv) {
         sweep.failed = !sticky_after(SIMFS_LOG_SYNC, half == 1) || sweep.failed;
     }
     sweep.failed = !full_log() || sweep.failed;
+    sweep.failed = !leftover_segment() || sweep.failed;
     if (plan.at > 0 && plan.kind >= 0) {
         sweep.verbose = every_model = true;
         (void)sweep_one(&sweep, (enum fault_kind)plan.kind, plan.at, plan.variant % variants[plan.kind]);
