@@ -899,18 +899,17 @@ static void campaign_jobs(struct campaign *campaign, struct random random, uint6
     struct campaign fresh = *campaign;
     memset(&fresh.tally, 0, sizeof fresh.tally);
     for (uint64_t i = 1; i < jobs; i++) {
-        random_next(&random);
+        struct random own = {random_next(&random)};
         if (pipe(pipes[i]) != 0) {
             abort();
         }
         if (fork() == 0) {
-            campaign_run(&fresh, random);
+            campaign_run(&fresh, own);
             ssize_t n = write(pipes[i][1], &fresh.tally, sizeof fresh.tally);
             _exit(n != sizeof fresh.tally || fresh.failed);
         }
         (void)close(pipes[i][1]);
     }
-    random_next(&random);
     campaign_run(campaign, random);
     for (uint64_t i = 1; i < jobs; i++) {
         int status = 0;
