@@ -43,8 +43,9 @@ static uint64_t newest_segment(struct simfs *fs, uint8_t store_id[TABLE_STORE_ID
     return newest;
 }
 
-/* Adds a segment that names exactly where the newest ends, and goes on `hole` sequences too far. */
-static void forge_successor(struct simfs *fs, uint64_t hole, uint64_t durable) {
+/* Adds a segment that names where the newest ends, each number of it off by what `off` says, modulo 2^64, and
+ * goes on `hole` sequences too far. */
+static void forge_successor(struct simfs *fs, struct wal_tail off, uint64_t hole, uint64_t durable) {
     const struct vfs *vfs = simfs_vfs(fs);
     uint8_t store_id[TABLE_STORE_ID_BYTES];
     uint64_t newest = newest_segment(fs, store_id);
@@ -57,15 +58,19 @@ static void forge_successor(struct simfs *fs, uint64_t hole, uint64_t durable) {
     cr_assert_eq(wal_reader_open(vfs, dir, &mem_system, store_id, newest, &reader, NULL), 0);
     while (wal_reader_next(reader, 0, &view, NULL) == 0) {
     }
-    struct wal_writer_options forged = {.vfs = vfs,
-                                        .dir = dir,
-                                        .mem = &mem_system,
-                                        .store_id = store_id,
-                                        .segment = newest + 1,
-                                        .bytes = 4096,
-                                        .predecessor = wal_reader_tail(reader),
-                                        .first_sequence = wal_reader_tail(reader).last_sequence + 1 + hole,
-                                        .file_mode = 0600};
+    struct wal_tail tail = wal_reader_tail(reader);
+    struct wal_writer_options forged = {
+        .vfs = vfs,
+        .dir = dir,
+        .mem = &mem_system,
+        .store_id = store_id,
+        .segment = newest + 1,
+        .bytes = 4096,
+        .predecessor = {tail.segment + off.segment, tail.last_sequence + off.last_sequence,
+                        tail.running_hash + off.running_hash},
+        .first_sequence = tail.last_sequence + 1 + hole,
+        .file_mode = 0600,
+    };
     wal_reader_close(reader);
     cr_assert_eq(wal_writer_create(&forged, &writer, NULL), 0);
     wal_record_init(&record, &mem_system);
@@ -77,17 +82,37 @@ static void forge_successor(struct simfs *fs, uint64_t hole, uint64_t durable) {
     vfs->dir_close(dir);
 }
 
-Test(recover, a_chained_segment_with_a_hole_in_front_ends_the_log) {
+static const struct wal_tail exactly;
+
+/* Where recovery ends with such a successor. */
+static uint64_t recovered_with(struct wal_tail off, uint64_t hole, uint64_t *ret_committed) {
     struct simfs *fs = simfs_new(1), *killed = NULL;
     struct pleat_db *db = NULL;
-    uint64_t last = commit_some(fs, 3, &killed), applied = 0;
-    forge_successor(killed, 1, last);
+    uint64_t applied = 0;
+    *ret_committed = commit_some(fs, 3, &killed);
+    forge_successor(killed, off, hole, *ret_committed);
     cr_assert_eq(db_open_with("store", &options, simfs_vfs(killed), &mem_system, &db, NULL), 0);
     pleat_position_read(db, PLEAT_APPLIED, NULL, &applied);
-    cr_assert_eq(applied, last);
     cr_assert_eq(pleat_close(db, NULL), 0);
     simfs_free(killed);
     simfs_free(fs);
+    return applied;
+}
+
+/* Sequence numbers alone would let the successor follow: the chain must not. */
+Test(recover, a_segment_that_names_another_end_than_its_predecessors_is_not_followed) {
+    static const struct wal_tail others[] = {
+        {.segment = UINT64_MAX}, {.last_sequence = UINT64_MAX}, {.running_hash = 1}};
+    uint64_t committed;
+    cr_assert_eq(recovered_with(exactly, 0, &committed), committed + 1);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        cr_assert_eq(recovered_with(others[i], 0, &committed), committed, "row %zu", i);
+    }
+}
+
+Test(recover, a_chained_segment_with_a_hole_in_front_ends_the_log) {
+    uint64_t committed;
+    cr_assert_eq(recovered_with(exactly, 1, &committed), committed);
 }
 
 Test(recover, a_record_behind_a_hole_still_says_what_had_been_durable) {
@@ -96,7 +121,7 @@ Test(recover, a_record_behind_a_hole_still_says_what_had_been_durable) {
     uint64_t last = commit_some(fs, 3, &killed);
     uint64_t before = simfs_hash(killed);
     struct pleat_error err = {0};
-    forge_successor(killed, 2, last + 1);
+    forge_successor(killed, exactly, 2, last + 1);
     cr_assert_neq(simfs_hash(killed), before);
     before = simfs_hash(killed);
     cr_assert_eq(db_open_with("store", &options, simfs_vfs(killed), &mem_system, &db, &err), PLEAT_ERR_CORRUPT);
