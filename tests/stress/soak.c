@@ -155,8 +155,9 @@ static void soak_run(const char *program) {
         bool is_long = run_ns >= LIFE_LONG_NS * 6 && watch.rss_count % 25 == 10;
         soak_real_life(path, program, random_next(&random), is_long ? LIFE_LONG_NS : 0);
         watch_life();
-        if (now / 10000000000u > reported) {
-            reported = now / 10000000000u;
+        uint64_t tens = (stress_now_ns() - watch.start_ns) / 10000000000u;
+        if (tens > reported) {
+            reported = tens;
             report("soak");
         }
     }

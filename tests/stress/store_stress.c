@@ -1,7 +1,7 @@
 /*
  * store_stress.c - writers, fences, readers, snapshots, the background and maintenance at once, for ThreadSanitizer.
  *
- *     store_stress [seconds]
+ *     store_stress [--seconds N] [--seed S] [--shake N] [seconds]
  *
  * Two writers, each with its own cursor: commit k of writer w writes k under all keys of its fixed set (in two spaces),
  * so that a state is right when all of the set equals the cursor; one key of a rolling set of ROLL is written and the
@@ -15,14 +15,7 @@
  */
 #include "db/db.h"
 
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <ftw.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "stress/stress.h"
 
 #define WRITERS 2
 #define READERS 3
@@ -32,7 +25,6 @@
 struct stress {
     struct pleat_db *db;
     struct pleat_space *spaces[2];
-    _Atomic bool stop;                      /* relaxed everywhere: a request */
     _Atomic uint64_t acknowledged[WRITERS]; /* release by the writer; pairs with the acquire of the readers */
     _Atomic uint64_t fence;                 /* the same, of the fence */
     _Atomic uint64_t durable_heard;         /* by on_durable: relaxed, checked at the end */
@@ -43,29 +35,6 @@ struct worker {
     struct stress *stress;
     unsigned index;
 };
-
-static void fail(const char *what, int rc, const struct pleat_error *err) {
-    fprintf(stderr, "FAILED: store_stress: %s: %s %s\n", what, pleat_status_name(rc), err != NULL ? err->message : "");
-    abort();
-}
-
-#define MUST(call)                                                                                                     \
-    do {                                                                                                               \
-        int must_rc = (call);                                                                                          \
-        if (must_rc != 0) {                                                                                            \
-            fail(#call, must_rc, &err);                                                                                \
-        }                                                                                                              \
-    } while (0)
-#define EXPECT(condition, what)                                                                                        \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fail(what, 0, NULL);                                                                                       \
-        }                                                                                                              \
-    } while (0)
-
-static bool stopping(struct stress *stress) {
-    return atomic_load_explicit(&stress->stop, memory_order_relaxed);
-}
 
 static struct pleat_slice name_of(char *buffer, size_t bytes, const char *kind, unsigned writer, uint64_t number) {
     int n = snprintf(buffer, bytes, "w%u.%s.%03" PRIu64, writer, kind, number);
@@ -130,7 +99,7 @@ static void write_fence(struct stress *stress, struct pleat_batch *batch) {
         /* Release; pairs with the readers' acquire. Each value is won once, so the sum is the last of them. */
         atomic_fetch_add_explicit(&stress->fence, 1, memory_order_release);
     } else if (rc != PLEAT_ERR_MISMATCH) {
-        fail("fence", rc, &err);
+        stress_fail("fence", rc, &err);
     }
 }
 
@@ -140,7 +109,7 @@ static void *writer_run(void *context) {
     struct pleat_error err = {0};
     struct pleat_batch *batch;
     MUST(pleat_batch_new(stress->db, &batch, &err));
-    for (uint64_t k = 1; !stopping(stress); k++) {
+    for (uint64_t k = 1; !stress_stopping(); k++) {
         write_own(stress, batch, worker->index, k);
         if (k % 3 == 0) {
             write_fence(stress, batch);
@@ -197,7 +166,7 @@ static uint64_t read_number(struct stress *stress, struct pleat_space *space, co
     int rc = pleat_get(space, snapshot, key, &value, &err);
     uint64_t first = 0;
     if (rc < 0) {
-        fail("get", rc, &err);
+        stress_fail("get", rc, &err);
     }
     if (rc == 0) {
         memcpy(&first, value.data, sizeof first);
@@ -289,7 +258,7 @@ static void check_latest(struct stress *stress, unsigned w, bool reverse) {
 static void *reader_run(void *context) {
     struct worker *worker = context;
     uint64_t last[WRITERS] = {0}, last_fence = 0;
-    for (uint64_t round = 0; !stopping(worker->stress); round++) {
+    for (uint64_t round = 0; !stress_stopping(); round++) {
         if ((round + worker->index) % 4 == 0) {
             check_snapshot(worker->stress, last, &last_fence);
         } else {
@@ -335,7 +304,7 @@ static void maintain_scratch(struct stress *stress, uint64_t round) {
 static void *maintainer_run(void *context) {
     struct stress *stress = ((struct worker *)context)->stress;
     struct pleat_stats stats = {.size = sizeof stats};
-    for (uint64_t round = 1; !stopping(stress); round++) {
+    for (uint64_t round = 1; !stress_stopping(); round++) {
         struct pleat_error err = {0};
         struct pleat_check check;
         uint64_t sequence;
@@ -371,7 +340,7 @@ static void *maintainer_run(void *context) {
 /* A second one, so that full compactions, clears and settles run beside each other. */
 static void *compactor_run(void *context) {
     struct stress *stress = ((struct worker *)context)->stress;
-    for (uint64_t round = 1; !stopping(stress); round++) {
+    for (uint64_t round = 1; !stress_stopping(); round++) {
         struct pleat_error err = {0};
         struct pleat_space *churn;
         struct pleat_batch *batch;
@@ -402,19 +371,13 @@ static void on_durable(void *context, uint64_t history, uint64_t sequence) {
     }
 }
 
-static int remove_one(const char *path, const struct stat *found, int kind, struct FTW *walk) {
-    (void)found;
-    (void)walk;
-    return kind == FTW_DP ? rmdir(path) : unlink(path);
-}
-
 static void stress_open(struct stress *stress, const char *path) {
     struct pleat_error err = {0};
     struct pleat_options *options =
         PLEAT_OPTIONS(.memtable_bytes = 32 << 10, .cache_bytes = 256 << 10, .table_bytes = 8 << 10,
                       .level_base_bytes = 32 << 10, .level_ratio = 4, .sync_interval_ms = 5, .on_durable = on_durable,
                       .on_durable_context = stress);
-    MUST(pleat_open(path, options, &stress->db, &err));
+    MUST(db_open_with(path, options, &shake_vfs, &shake_mem, &stress->db, &err));
     stress->spaces[0] = pleat_default_space(stress->db);
     MUST(pleat_space_open(stress->db, (struct pleat_slice){"second", 6}, PLEAT_SPACE_OPTIONS(.block_bytes = 256),
                           &stress->spaces[1], &err));
@@ -428,23 +391,16 @@ int main(int argc, char **argv) {
     struct thread threads[WORKERS];
     struct worker workers[WORKERS];
     struct pleat_error err = {0};
-    const char *base = getenv("TMPDIR");
-    char path[256];
-    double seconds = argc > 1 ? strtod(argv[1], NULL) : 4;
-    (void)snprintf(path, sizeof path, "%s/pleat-stress-XXXXXX", base != NULL ? base : "/tmp");
-    if (mkdtemp(path) == NULL) {
-        return 2;
-    }
+    char path[300];
+    stress_begin("store_stress", 4, argc, argv);
+    (void)snprintf(path, sizeof path, "%s/store", stress_run.path);
     stress_open(&stress, path);
     for (unsigned i = 0; i < WORKERS; i++) {
         workers[i] = (struct worker){&stress, i < WRITERS ? i : i - WRITERS};
-        int os_errno = thread_start(&threads[i], "stress", runs[i], &workers[i]);
-        if (os_errno != 0) {
-            return 2;
-        }
+        stress_start(&threads[i], runs[i], &workers[i]);
     }
-    thread_sleep_ns((uint64_t)(seconds * 1e9));
-    atomic_store_explicit(&stress.stop, true, memory_order_relaxed);
+    thread_sleep_ns((uint64_t)(stress_run.seconds * 1e9));
+    atomic_store_explicit(&stress_run.stop, true, memory_order_relaxed);
     for (unsigned i = 0; i < WORKERS; i++) {
         thread_join(&threads[i]);
     }
@@ -462,7 +418,8 @@ int main(int argc, char **argv) {
     check_snapshot(&stress, last, &found_fence);
     EXPECT(last[0] == found && found_fence == fence, "a close lost a cursor");
     MUST(pleat_close(stress.db, &err));
-    (void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    EXPECT(shake_live() == 0, "memory is left behind");
+    stress_end();
     printf("%" PRIu64 " commits, %" PRIu64 " snapshots, %" PRIu64 " scans, %" PRIu64 " gets: all right\n", applied,
            atomic_load(&stress.snapshots), atomic_load(&stress.scans), atomic_load(&stress.gets));
     return 0;
