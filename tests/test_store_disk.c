@@ -12,9 +12,11 @@ static struct simfs *fs;
 static struct pleat_db *db;
 static struct pleat_batch *batch;
 static struct pleat_error err;
+static uint64_t memtable_bytes;
 
 static void begin(void) {
     fs = simfs_new(7);
+    memtable_bytes = 2048;
 }
 
 static void end(void) {
@@ -27,8 +29,9 @@ TestSuite(store_disk, .init = begin, .fini = end);
 
 /* Step mode and a log that is written, so that its calls can fail one by one. */
 static void open_store(void) {
-    struct pleat_options *options = PLEAT_OPTIONS(.background = PLEAT_BACKGROUND_STEPS, .memtable_bytes = 2048,
-                                                  .durability = PLEAT_SYNC_NONE, .log_by_write = true);
+    struct pleat_options *options =
+        PLEAT_OPTIONS(.background = PLEAT_BACKGROUND_STEPS, .memtable_bytes = memtable_bytes,
+                      .durability = PLEAT_SYNC_NONE, .log_by_write = true);
     int rc = db_open_with("store", options, simfs_vfs(fs), &mem_system, &db, &err);
     cr_assert_eq(rc, 0, "open: %s", err.message);
     cr_assert_eq(pleat_batch_new(db, &batch, &err), 0);
@@ -118,4 +121,49 @@ Test(store_disk, what_was_synced_behind_a_failed_segment_survives_in_every_model
         batch = NULL;
         db = NULL;
     }
+}
+
+/* A flush or compaction syncs the directory, and with it the name of the log segment that was started before it. */
+static void expect_read_only_by_directory(int (*job)(struct pleat_space *space)) {
+    struct pleat_value value;
+    uint64_t key = 1;
+    uint64_t durable = position(PLEAT_DURABLE);
+    simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_DIR_SYNC, .at = 1, .os_errno = EIO});
+    cr_assert_eq(job(pleat_default_space(db)), PLEAT_ERR_IO, "the job did not meet the fault");
+    uint64_t applied = position(PLEAT_APPLIED);
+    if (commit(applied + 1) == 0 && pleat_sync(db, &err) == 0) {
+        durable = position(PLEAT_DURABLE);
+    }
+    cr_expect_eq(pleat_health(db, &err), PLEAT_ERR_IO, "a failed sync of the directory was passed over");
+    cr_assert_eq(pleat_get(pleat_default_space(db), NULL, (struct pleat_slice){&key, sizeof key}, &value, &err), 0);
+    pleat_value_release(&value);
+    crash(SIMFS_MIN, 3);
+    cr_assert(position(PLEAT_APPLIED) >= durable, "a durable commit is lost: %d of %d", (int)position(PLEAT_APPLIED),
+              (int)durable);
+}
+
+static int flush_job(struct pleat_space *space) {
+    (void)space;
+    return pleat_flush(db, &err);
+}
+
+static int compact_job(struct pleat_space *space) {
+    return pleat_compact(space, NULL, NULL, &err);
+}
+
+Test(store_disk, a_flush_whose_sync_of_the_directory_fails_leaves_no_durable_commit_behind) {
+    memtable_bytes = 65536; /* what comes behind the failure stays in the segment whose name was lost */
+    open_store();
+    cr_assert_eq(commit(1), 0);
+    cr_assert_eq(pleat_sync(db, &err), 0);
+    expect_read_only_by_directory(flush_job);
+}
+
+Test(store_disk, a_compaction_whose_sync_of_the_directory_fails_leaves_no_durable_commit_behind) {
+    open_store();
+    for (uint64_t i = 0; i < 2; i++) {
+        cr_assert_eq(commit(1), 0);
+        cr_assert_eq(pleat_flush(db, &err), 0);
+    }
+    expect_read_only_by_directory(compact_job);
 }

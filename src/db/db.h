@@ -183,6 +183,7 @@ struct pleat_db {
     _Atomic int poison;            /* release; pairs with the acquire in db_health: sticky is then frozen */
     struct pleat_error sticky;
     struct mutex sticky_mu;
+    struct mutex names_mu;         /* held during a sync of the directory */
     _Atomic uint64_t outstanding_snapshots, outstanding_iterators, outstanding_values;
     _Atomic uint64_t pressure;     /* 0 .. 1,024: see flow.c */
     _Atomic uint64_t owed_ns;      /* delays too short to sleep */
@@ -318,6 +319,8 @@ int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err);
 /* A flush made everything up to `sequence` durable, with these cursors; segments below log_floor are dead: closed and
  * unlinked. */
 void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors, uint64_t log_floor);
+/* Makes all names in the directory durable. A failure poisons the store (Y3). No lock above that of commits held. */
+int sync_names(struct pleat_db *db, struct pleat_error *err);
 /* Asks the log thread to make the pages ahead ready, or to sync. */
 void sync_ask(struct pleat_db *db, bool prepare, bool sync);
 int sync_thread_start(struct pleat_db *db, struct pleat_error *err);

@@ -182,7 +182,7 @@ static int open_primitives(struct pleat_db *db, struct pleat_error *err) {
         enum mutex_rank rank;
     } mutexes[] = {{&db->open_mu, RANK_OPEN},       {&db->commit_mu, RANK_COMMIT}, {&db->view_mu, RANK_VIEW},
                    {&db->cursors_mu, RANK_CURSORS}, {&db->sync_mu, RANK_SYNC},     {&db->work_mu, RANK_SCHEDULER},
-                   {&db->sweep_mu, RANK_LEAF},      {&db->sticky_mu, RANK_LEAF}};
+                   {&db->sweep_mu, RANK_LEAF},      {&db->sticky_mu, RANK_LEAF},   {&db->names_mu, RANK_SYNC}};
     struct condition *conditions[] = {&db->sync_done, &db->log_wake, &db->work_done};
     for (size_t i = 0; os_errno == 0 && i < sizeof mutexes / sizeof mutexes[0]; i++) {
         os_errno = mutex_init(mutexes[i].mutex, mutexes[i].rank);
@@ -409,7 +409,8 @@ static void open_close_parts(struct pleat_db *db) {
         cursor_set_fini(&db->sync_cursors);
         fork_guard_free(db->guard);
         struct mutex *mutexes[] = {&db->open_mu, &db->commit_mu, &db->view_mu,  &db->cursors_mu,
-                                   &db->sync_mu, &db->work_mu,   &db->sweep_mu, &db->sticky_mu};
+                                   &db->sync_mu, &db->work_mu,   &db->sweep_mu, &db->sticky_mu,
+                                   &db->names_mu};
         for (size_t i = 0; i < sizeof mutexes / sizeof mutexes[0]; i++) {
             mutex_fini(mutexes[i]);
         }

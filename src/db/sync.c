@@ -7,7 +7,8 @@
  *
  *   Y1  A sync is of the prefix: every older segment that is not durable is synced before a newer one counts (D4).
  *   Y2  A segment is not closed while a thread is inside it without the lock (`users`).
- *   Y3  A failed sync is never repeated: the store is poisoned (contract F7).
+ *   Y3  A failed sync is never repeated: the store is poisoned (contract F7). That holds for the directory, whoever
+ *       syncs it, too: the names that it was to make durable are not those of the caller alone.
  *
  * A light thread of its own (not a worker, which may be deep in a compaction) syncs at intervals and makes the pages
  * ahead of the log's end ready, so that commits do not fault.
@@ -78,7 +79,22 @@ void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_se
     }
 }
 
-/* Takes part in no lock; syncs the captured segments oldest first. */
+int sync_names(struct pleat_db *db, struct pleat_error *err) {
+    struct pleat_error failure = {0};
+    mutex_lock(&db->names_mu); /* a sync that works behind one that has failed must not be believed */
+    int rc = db_health(db, err);
+    if (rc == 0) {
+        rc = db->vfs->dir_sync(db->dir, &failure);
+        if (rc < 0) {
+            (void)db_poison(db, &failure);
+            rc = db_health(db, err);
+        }
+    }
+    mutex_unlock(&db->names_mu);
+    return rc;
+}
+
+/* Takes part in no lock but names_mu; syncs the captured segments oldest first. */
 static int sync_segments(struct pleat_db *db, struct segment *const *segments, size_t count, bool names,
                          struct pleat_error *err) {
     for (size_t i = 0; i < count; i++) {
@@ -87,7 +103,7 @@ static int sync_segments(struct pleat_db *db, struct segment *const *segments, s
             return rc;
         }
     }
-    return names ? db->vfs->dir_sync(db->dir, err) : 0;
+    return names ? sync_names(db, err) : 0;
 }
 
 /* Leads one sync. sync_mu held on entry and exit. */

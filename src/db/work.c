@@ -35,17 +35,6 @@ static void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
     }
 }
 
-/* X3. */
-static int work_sync_names(struct pleat_db *db, struct pleat_error *err) {
-    struct pleat_error failure = {0};
-    int rc = db->vfs->dir_sync(db->dir, &failure);
-    if (rc < 0) {
-        (void)db_poison(db, &failure);
-        (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
-    }
-    return rc;
-}
-
 /* Writes the runs of all dirty spaces of a frozen generation and commits them with one edit. */
 int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
                           struct pleat_error *err) {
@@ -78,7 +67,7 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
     }
     version_unref(version);
     if (rc == 0 && edit.added_count > 0) {
-        rc = work_sync_names(db, err);
+        rc = sync_names(db, err);
     }
     if (rc == 0) {
         rc = cursor_set_reserve(&edit.cursors, generation->cursors.count, err);
@@ -188,7 +177,7 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
     } else {
         rc = compaction_run(db->registry, job, &db->shape, &db->cancel, work_pause, db, &edit, &result, err);
         if (rc == 0) {
-            rc = work_sync_names(db, err);
+            rc = sync_names(db, err);
         }
     }
     if (rc == 0) {
