@@ -23,8 +23,9 @@
 #define READERS 3
 #define THREADS (WRITERS + READERS + 1)
 #define SPACE_KEYS 12
-#define FENCE (2 * SPACE_KEYS) /* the cursor, as a key of the model */
-#define KEYS (FENCE + 1)
+#define FENCE (2 * SPACE_KEYS) /* cursors, as keys of the model: the one that is fought for, */
+#define LAST (FENCE + 1)       /* and the one that every commit sets */
+#define KEYS (LAST + 1)
 #define PART_SECONDS 0.4
 #define EVENTS_MAX 30000 /* of a thread and part */
 
@@ -79,11 +80,11 @@ static uint64_t value_number(struct pleat_slice value) {
 
 /* ---- writers ---------------------------------------------------------------------------------------------------- */
 
-static uint64_t fence_number(const struct pleat_cursor_value *cursor) {
+static uint64_t cursor_number(const struct pleat_cursor_value *cursor) {
     return value_number((struct pleat_slice){cursor->value, cursor->bytes});
 }
 
-static const struct pleat_slice fence_name = {"fence", 5};
+static const struct pleat_slice fence_name = {"fence", 5}, last_name = {"last", 4};
 
 /* Fills batch and log alike: the later of two updates of a key wins in both. */
 static void commit_fill(struct worker *worker, struct pleat_batch *batch) {
@@ -108,7 +109,8 @@ static void commit_fill(struct worker *worker, struct pleat_batch *batch) {
         }
     }
     struct pleat_slice position = {&number, sizeof number};
-    MUST(pleat_batch_set_cursor(batch, &(struct pleat_cursor){.name = {"w", 1}, .value = position}, &err));
+    MUST(pleat_batch_set_cursor(batch, &(struct pleat_cursor){.name = last_name, .value = position}, &err));
+    linear_item(worker->log, LAST, number);
 }
 
 static void write_plain(struct worker *worker, struct pleat_batch *batch) {
@@ -137,7 +139,7 @@ static void write_fence(struct worker *worker, struct pleat_batch *batch) {
     int rc = pleat_cursor_read(linear.db, fence_name, PLEAT_APPLIED, &cursor, &err);
     EXPECT(rc == 0 || rc == PLEAT_ABSENT, err.message);
     linear_end(worker->log, cursor.sequence, now());
-    uint64_t before = rc == 0 ? fence_number(&cursor) : LINEAR_ABSENT;
+    uint64_t before = rc == 0 ? cursor_number(&cursor) : LINEAR_ABSENT;
     linear_item(worker->log, FENCE, before);
 
     linear_begin(worker->log, true, 0);
@@ -162,9 +164,9 @@ static void write_fence(struct worker *worker, struct pleat_batch *batch) {
     }
     /* In the state in front of it the cursor was as expected; or at the refusal it was another. */
     linear_begin(worker->log, false, begin);
-    linear_item(worker->log, FENCE, rc == 0 ? before : present ? fence_number(&cursor) : LINEAR_ABSENT);
+    linear_item(worker->log, FENCE, rc == 0 ? before : present ? cursor_number(&cursor) : LINEAR_ABSENT);
     linear_end(worker->log, rc == 0 ? sequence - 1 : LINEAR_UNKNOWN, end);
-    EXPECT(rc == 0 || (present ? fence_number(&cursor) : LINEAR_ABSENT) != before, "refused for the expected cursor");
+    EXPECT(rc == 0 || (present ? cursor_number(&cursor) : LINEAR_ABSENT) != before, "refused for the expected cursor");
 }
 
 static void *writer_run(void *context) {
@@ -295,9 +297,11 @@ static void read_snapshot(struct worker *worker) {
     MUST(pleat_snapshot_new(linear.db, &snapshot, &err));
     uint64_t end = now();
     linear_end(worker->log, pleat_snapshot_sequence(snapshot), end);
-    int rc = pleat_snapshot_cursor(snapshot, fence_name, &cursor, &err);
-    EXPECT(rc == 0 || rc == PLEAT_ABSENT, err.message);
-    linear_item(worker->log, FENCE, rc == 0 ? fence_number(&cursor) : LINEAR_ABSENT);
+    for (uint32_t key = FENCE; key <= LAST; key++) {
+        int rc = pleat_snapshot_cursor(snapshot, key == FENCE ? fence_name : last_name, &cursor, &err);
+        EXPECT(rc == 0 || rc == PLEAT_ABSENT, err.message);
+        linear_item(worker->log, key, rc == 0 ? cursor_number(&cursor) : LINEAR_ABSENT);
+    }
     for (uint32_t space = 0; space < 2; space++) {
         struct seen_rows seen = {{0}};
         shake_here();
@@ -313,17 +317,17 @@ static void read_snapshot(struct worker *worker) {
 static void read_position(struct worker *worker) {
     struct pleat_error err = {0};
     struct pleat_cursor_value cursor;
-    uint64_t sequence;
+    uint64_t sequence, draw = random_below(&worker->random, 4);
     linear_begin(worker->log, false, now());
-    if (random_below(&worker->random, 2) == 0) {
+    if (draw == 0) {
         pleat_position_read(linear.db, PLEAT_APPLIED, NULL, &sequence);
         linear_end(worker->log, sequence, now());
         return;
     }
-    int rc = pleat_cursor_read(linear.db, fence_name, PLEAT_APPLIED, &cursor, &err);
+    int rc = pleat_cursor_read(linear.db, draw == 1 ? fence_name : last_name, PLEAT_APPLIED, &cursor, &err);
     linear_end(worker->log, cursor.sequence, now());
     EXPECT(rc == 0 || rc == PLEAT_ABSENT, err.message);
-    linear_item(worker->log, FENCE, rc == 0 ? fence_number(&cursor) : LINEAR_ABSENT);
+    linear_item(worker->log, draw == 1 ? FENCE : LAST, rc == 0 ? cursor_number(&cursor) : LINEAR_ABSENT);
 }
 
 struct held {
@@ -377,10 +381,11 @@ static void *reader_run(void *context) {
             read_many(worker);
             break;
         case 5:
+        case 6:
             read_position(worker);
             break;
-        case 6:
         case 7:
+        case 8:
             read_held(worker, &held, false);
             break;
         default:

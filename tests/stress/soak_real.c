@@ -276,14 +276,22 @@ static void life_run(struct life *life, uint64_t ns) {
 
 /* ---- a life in this process ------------------------------------------------------------------------------------- */
 
-static unsigned descriptors(void) {
+/* How many are open. names: filled with what they stand for. */
+static unsigned descriptors(char *names, size_t names_bytes) {
     unsigned count = 0;
+    size_t used = 0;
     DIR *directory = opendir("/proc/self/fd");
     if (directory == NULL) {
         soak_fail("/proc/self/fd: errno %d", errno);
     }
-    while (readdir(directory) != NULL) {
-        count++;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        char target[128];
+        ssize_t n = readlinkat(dirfd(directory), entry->d_name, target, sizeof target - 1);
+        if (n > 0 && used < names_bytes) {
+            target[n] = '\0';
+            used += (size_t)snprintf(names + used, names_bytes - used, " %s", target);
+        }
+        count += n > 0;
     }
     (void)closedir(directory);
     return count;
@@ -295,7 +303,8 @@ static void life_here(struct life *life, const char *path, uint64_t seed, const 
     struct pleat_check check;
     struct pleat_stats stats = {.size = sizeof stats};
     uint64_t k[WHEELS], applied;
-    unsigned files = descriptors();
+    char names[600], names_before[600];
+    unsigned files = descriptors(names_before, sizeof names_before);
     life_open(life, path, seed);
     compare_all(life, NULL, k);
     for (unsigned w = 0; w < WHEELS; w++) {
@@ -321,9 +330,10 @@ static void life_here(struct life *life, const char *path, uint64_t seed, const 
         atomic_store(&soak.blocks_max, (uint64_t)blocks);
     }
     SOAK_MUST(pleat_close(life->db, &err));
-    if (shake_live() != 0 || descriptors() != files) {
-        soak_fail("behind a close %" PRId64 " blocks are left, and %u descriptors instead of %u", shake_live(),
-                  descriptors(), files);
+    unsigned files_left = descriptors(names, sizeof names);
+    if (shake_live() != 0 || files_left != files) {
+        soak_fail("behind a close %" PRId64 " blocks are left, and %u descriptors instead of %u:%s, before:%s",
+                  shake_live(), files_left, files, names, names_before);
     }
     if (atomic_load(&life->durable_heard) > applied) {
         soak_fail("%" PRIu64 " was called durable, only %" PRIu64 " were applied", atomic_load(&life->durable_heard),
