@@ -49,7 +49,8 @@ uint64_t soak_check_directory(const char *path, const struct vfs *vfs, const str
     struct pleat_error err = {0};
     struct db_listing listing;
     struct pleat_db *db;
-    SOAK_MUST(db_open_with(path, PLEAT_OPTIONS(.read_only = true), vfs, mem, &db, &err));
+    SOAK_MUST(db_open_with(path, PLEAT_OPTIONS(.read_only = true, .background = PLEAT_BACKGROUND_STEPS), vfs, mem, &db,
+                           &err));
     SOAK_MUST(db_list(db, &listing, &err));
     if (!listing.has_manifest || !listing.has_lock || listing.has_leftover || listing.foreign[0] != '\0' ||
         listing.segment_count != 0) {
