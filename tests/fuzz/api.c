@@ -534,8 +534,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .durability = 1 + (more >> 2) % 3u,
         .log_by_write = (more & 128) != 0,
     };
-    fuzz_mem_init(&api->memory, size, 4096, 16 << 20);
-    api->memory.mapped_bound = 256 << 20;
+    fuzz_mem_init(&api->memory, size, 1024, 1 << 20);
+    api->memory.mapped_bound = 8 << 20;
     api->fs = simfs_new(1);
     api_open(api);
     for (unsigned i = 0; i < CALLS_MAX && fuzz_left(&api->input) > 0; i++) {

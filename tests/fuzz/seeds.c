@@ -319,6 +319,72 @@ static void seed_texts(void) {
     seed_text("varint", "", 0, numbers);
 }
 
+/* Fields of a manifest, as edit_codec.h has them. */
+#define BOUND "\x02\x01\x64"
+#define SPACE(id, name) "\x0e\x09" id "\x01\x80\x40\0\0\0\x01" name
+#define TABLE(level, number, smallest, largest)                                                                        \
+    "\x16\x1b\0" level number "\xe8\x07\x0a\0\x64\x01\x05\0\x01\x01\x01\x01"                                           \
+    "12345678\x01" smallest "\x01" largest
+#define CURSOR(name) "\x08\x04\x01" name "\0\0"
+#define PAYLOAD(fields) "\2" fields
+
+/* Each is wrong in one way only: what a reader that left out that one test would take. */
+static void seed_crafted(void) {
+    /* Entries behind an empty prefix; the target makes the offsets. */
+    static const struct pleat_slice blocks[] = {
+#define BLOCK(entries) {"\2\1a\0" entries, sizeof("\2\1a\0" entries) - 1}
+        BLOCK("\1\1\0a\1\1\0b"),
+        BLOCK("\1\1\0b\1\1\0a"),
+        BLOCK("\1\1\0a\1\1\0a"),
+        BLOCK("\1\2\0ab\1\1\0a"),
+        BLOCK("\1\1\5ax"),
+        BLOCK("\1\201\0\0a"),
+        BLOCK("\1\1\200\0a"),
+        BLOCK("\201\1\0a"),
+        BLOCK("\3\1\0a"),
+        BLOCK("\41\1\0\0a"),
+        BLOCK("\101\1\0\0\0\0\0\0\0\0\0a"),
+        BLOCK("\2\1a\1\1\0b"),
+        BLOCK("\2\0\2\0"),
+    };
+    /* Three blocks and two separators. */
+    static const struct pleat_slice indexes[] = {
+#define HANDLE "\12\0\0\0\12\0\0\0"
+#define INDEX(lengths, separators)                                                                                     \
+    {"\7\1b\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HANDLE HANDLE HANDLE lengths separators,                                  \
+     sizeof("\7\1b\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HANDLE HANDLE HANDLE lengths separators) - 1}
+        INDEX("\1\0\1\0", "bc"), INDEX("\1\0\1\0", "bb"),  INDEX("\1\0\1\0", "cb"), INDEX("\2\0\1\0", "bcb"),
+        INDEX("\0\0\1\0", "b"),  INDEX("\1\0\1\0", "bcd"), INDEX("\1\0\2\0", "bc"), INDEX("\1\0\2\0", "bba"),
+    };
+    static const struct pleat_slice manifests[] = {
+#define MANIFEST(length, fields) {PAYLOAD(length "\0" fields), sizeof(PAYLOAD(length "\0" fields)) - 1}
+        MANIFEST("\x48", BOUND SPACE("\0", "d") TABLE("\1", "\5", "a", "c") TABLE("\1", "\6", "d", "f")),
+        MANIFEST("\x48", BOUND SPACE("\0", "d") TABLE("\1", "\5", "a", "c") TABLE("\1", "\6", "c", "f")),
+        MANIFEST("\x48", BOUND SPACE("\0", "d") TABLE("\1", "\5", "a", "c") TABLE("\1", "\5", "d", "f")),
+        MANIFEST("\x48", BOUND SPACE("\0", "d") TABLE("\0", "\5", "a", "c") TABLE("\0", "\6", "b", "f")),
+        MANIFEST("\x2b", BOUND SPACE("\0", "d") TABLE("\1", "\5", "c", "a")),
+        MANIFEST("\x2b", BOUND SPACE("\0", "d") TABLE("\1", "\x64", "a", "c")),
+        MANIFEST("\x2b", BOUND SPACE("\1", "d") TABLE("\1", "\5", "a", "c")),
+        MANIFEST("\x19", BOUND SPACE("\0", "d") SPACE("\1", "d")),
+        MANIFEST("\x19", BOUND SPACE("\1", "d") SPACE("\0", "e")),
+        MANIFEST("\x11", "\x06\x03\x05\x01\x02" CURSOR("a") CURSOR("b")),
+        MANIFEST("\x11", "\x06\x03\x05\x01\x02" CURSOR("b") CURSOR("a")),
+        MANIFEST("\x11", "\x06\x03\x05\x01\x02" CURSOR("a") CURSOR("a")),
+        MANIFEST("\x11", "\x06\x03\x05\x01\x01" CURSOR("a") CURSOR("b")),
+        MANIFEST("\x0b", "\x06\x03\x05\x01\x02" CURSOR("a")),
+        MANIFEST("\x0a", "\x06\x03\x05\x02\0\x06\x03\x05\x01\0"),
+    };
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
+        seed_modes("block", "", 0, blocks[i].data, blocks[i].bytes);
+    }
+    for (size_t i = 0; i < sizeof indexes / sizeof indexes[0]; i++) {
+        seed_modes("index", "", 0, indexes[i].data, indexes[i].bytes);
+    }
+    for (size_t i = 0; i < sizeof manifests / sizeof manifests[0]; i++) {
+        seed_modes("manifest", "", 0, manifests[i].data, manifests[i].bytes);
+    }
+}
+
 static void seed_drawn(void) {
     static struct bytes bytes;
     for (unsigned i = 0; i < 24; i++) {
@@ -343,6 +409,7 @@ int main(int argc, char **argv) {
         seed_history(number);
     }
     seed_texts();
+    seed_crafted();
     seed_drawn();
     return 0;
 }

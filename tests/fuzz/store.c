@@ -308,8 +308,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         free(image.files[i].content);
     }
     struct fuzz_mem memory;
-    fuzz_mem_init(&memory, image.bytes, 1024, 8 << 20);
-    memory.mapped_bound = 256 << 20; /* addresses of arenas; touched as they fill */
+    fuzz_mem_init(&memory, image.bytes, 600, 1 << 20);
+    memory.mapped_bound = 8 << 20; /* addresses of arenas; touched as they fill */
     if (image.count > 0) {
         store_run(fs, &memory.mem, mode);
     }
@@ -330,6 +330,9 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     uint64_t draw = hash_mix(seed, 5);
     if (count == 0 || draw % 16 == 0) {
         return LLVMFuzzerMutate(data, size, max_size);
+    }
+    if (draw % 16 == 2) {
+        data[starts[(draw >> 16) % count] + 1] = (uint8_t)(draw >> 24); /* another file number */
     }
     at = starts[(draw >> 8) % count] + STORE_IMAGE_HEAD_BYTES;
     size_t bytes = load_u16(data + at - 2);

@@ -251,7 +251,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     table_name(NUMBER, name);
     fuzz_disk_init(&disk);
     fuzz_disk_put(&disk, name, file, bytes);
-    fuzz_mem_init(&memory, bytes, 600, 4 << 20); /* M3: two images of 255 times their stored bytes; the cache's own */
+    fuzz_mem_init(&memory, bytes, 600, 1 << 20); /* M3: two images of 255 times their stored bytes; the cache's own */
     memory.mapped_bound = 4 << 20;
     struct cache *cache = NULL;
     FUZZ_CHECK(cache_new(&memory.mem, 64 << 10, &cache, NULL) == 0);
