@@ -29,6 +29,7 @@ static void check_index(const struct table_index *index, struct pleat_slice key)
     check_find(index, key);
     for (uint32_t i = 0; i < index->separators && i < 64; i++) {
         struct pleat_slice separator = table_index_separator(index, i);
+        FUZZ_CHECK(separator.bytes > 0 && (i == 0 || fuzz_order(table_index_separator(index, i - 1), separator) < 0));
         check_find(index, separator);
         check_find(index, (struct pleat_slice){separator.data, separator.bytes - 1});
         uint8_t *longer = fuzz_copy(separator.data, separator.bytes, 1);
