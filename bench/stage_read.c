@@ -11,6 +11,7 @@
 #include <inttypes.h>
 
 #define ROUNDS 3
+#define READS 400000 /* gets a round */
 
 enum get_kind { GET_UNIFORM, GET_HOT, GET_ABSENT, GET_EXISTS };
 
@@ -57,7 +58,7 @@ static void measure_gets(struct bench *bench, const char *name, enum get_kind ki
     bench_figure(bench, name, "ns", (double)best / (double)count);
     char title[64];
     struct histogram *latencies = engine_new(sizeof *latencies);
-    for (uint64_t i = 0; i < count / 4; i++) {
+    for (uint64_t i = 0; i < count / 2; i++) {
         uint64_t before = measure_wall();
         one_get(bench, kind);
         histogram_add(latencies, measure_wall() - before);
@@ -158,7 +159,7 @@ static void open_tidy(struct bench *bench, uint64_t cache_bytes) {
 }
 
 static uint64_t read_count(const struct bench *bench) {
-    return bench->load.keys < 1000000 ? bench->load.keys : 1000000;
+    return bench->load.keys < READS ? bench->load.keys : READS;
 }
 
 void stage_read(struct bench *bench) {
@@ -196,7 +197,7 @@ void stage_read_small(struct bench *bench) {
     struct measure_io before = measure_io();
     measure_gets(bench, "get_uniform", GET_UNIFORM, count);
     struct measure_io after = measure_io();
-    double gets = (double)(count * ROUNDS + count / 4);
+    double gets = (double)(count * ROUNDS + count / 2);
     bench_figure(bench, "read_calls_per_get", "bytes", (double)(after.rchar - before.rchar) / gets);
     bench_figure(bench, "device_reads_per_get", "bytes", (double)(after.read_bytes - before.read_bytes) / gets);
     measure_gets(bench, "get_absent", GET_ABSENT, count);
