@@ -90,12 +90,12 @@ SECTIONS = [
          latency("How long a synced commit takes, one writer", "durable", "synced", "one_writer"),
      ]),
     ("YCSB", "One thread, 1,000-byte records, Zipf 0.99, every update a batch of one with its cursor.", [
-        bar("A: half reads, half updates", "ycsb", "run", "A", net=True),
-        bar("B: 95 % reads", "ycsb", "run", "B", net=True),
-        bar("C: reads", "ycsb", "run", "C", net=True),
-        bar("D: reads of what is new", "ycsb", "run", "D", net=True),
-        bar("E: scans of 1 to 100 rows", "ycsb", "run", "E", net=True),
-        bar("F: read, change, write", "ycsb", "run", "F", net=True),
+        bar("A: half reads, half updates", "ycsb", "run", "A"),
+        bar("B: 95 % reads", "ycsb", "run", "B"),
+        bar("C: reads", "ycsb", "run", "C"),
+        bar("D: reads of what is new", "ycsb", "run", "D"),
+        bar("E: scans of 1 to 100 rows", "ycsb", "run", "E"),
+        bar("F: read, change, write", "ycsb", "run", "F"),
     ]),
     ("Space", "Sizes are allocated blocks. Bytes written are write_bytes of /proc/self/io: what went towards the "
      "device, pages dirtied through mappings included.", [
