@@ -46,13 +46,15 @@ static void measure_skip(struct bench *bench, const char *name, uint64_t gap_fir
     bench_figure(bench, name, "ms", (double)best / 1e6);
 }
 
+/* For a second at most: some engines pass every tombstone up to the next live key to find a group empty. */
 static void measure_empty_groups(struct bench *bench, const char *name, uint64_t first_group, uint64_t groups) {
-    uint64_t count = groups < 2000 ? groups : 2000;
-    uint64_t before = measure_thread();
-    for (uint64_t i = 0; i < count; i++) {
+    uint64_t limit = groups < 2000 ? groups : 2000, done = 0;
+    uint64_t before = measure_thread(), wall = measure_wall();
+    while (done < limit && (done == 0 || measure_wall() - wall < 1000000000)) {
         check_group(bench, first_group + load_below(&bench->random, groups), 0, 0);
+        done++;
     }
-    bench_figure(bench, name, "ns", (double)(measure_thread() - before) / (double)count);
+    bench_figure(bench, name, "ns", (double)(measure_thread() - before) / (double)done);
 }
 
 void stage_churn(struct bench *bench) {
@@ -67,11 +69,13 @@ void stage_churn(struct bench *bench) {
     }
     writer_flush(&writer);
     bench_figure(bench, "delete_wall", "ns/update", (double)(measure_wall() - wall) / (double)writer.updates_total);
+    uint64_t reading = measure_thread(); /* is no part of what deletes cost */
     measure_skip(bench, "skip_unsettled", first * load->group, count * load->group);
     measure_empty_groups(bench, "empty_group_unsettled", first, count);
+    reading = measure_thread() - reading;
     bench_settle(bench);
     bench_figure(bench, "delete_cpu_all", "ns/update",
-                 (double)(measure_process() - process) / (double)writer.updates_total);
+                 (double)(measure_process() - process - reading) / (double)writer.updates_total);
     measure_skip(bench, "skip_settled", first * load->group, count * load->group);
     measure_empty_groups(bench, "empty_group_settled", first, count);
     (void)check_full_scan(bench, false, &ns);
