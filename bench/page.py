@@ -99,7 +99,7 @@ SECTIONS = [
     ]),
     ("Space", "Sizes are allocated blocks. Bytes written are write_bytes of /proc/self/io: what went towards the "
      "device, pages dirtied through mappings included.", [
-         bar("On disk, settled and closed", "routes", "fold", "disk_closed"),
+         bar("On disk, settled and closed", "routes", "fold", "disk_closed", note="WiredTiger keeps its log files"),
          bar("On disk, settled and open", "routes", "fold", "disk", note="log files made ahead included"),
          bar("Written per byte given, fold", "routes", "fold", "write_amplification"),
          bar("Written per byte given, updates", "routes", "update", "write_amplification"),
