@@ -26,7 +26,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 FLOORS = {"platform": 0, "base": 1, "cache": 2, "memtable": 3, "wal": 3, "sstable": 3, "version": 4, "compaction": 5,
           "db": 6, "fold": 7}
-UPWARD = {("platform", "base/assert.h"), ("platform", "base/error.h"), ("platform", "base/mem.h")}
+UPWARD = {("platform", "base/assert.h"), ("platform", "base/error.h"), ("platform", "base/mem.h"),
+          ("platform", "base/mutation.h")}
 
 FILE_LINES = {"src": 600, "include": 600, "tools": 600, "bench": 600, "examples": 600, "tests": 1000}
 FUNCTION_LINES = 70

@@ -17,6 +17,7 @@
  */
 #include "base/assert.h"
 #include "base/error.h"
+#include "base/mutation.h"
 #include "compaction/merge.h"
 #include "compaction/output.h"
 #include "compaction/shape.h"
@@ -230,7 +231,7 @@ static int run_entries(struct run *run, struct pleat_error *err) {
 /* R1 */
 static int run_check_counts(const struct run *run, struct pleat_error *err) {
     uint64_t found = run->entries_seen + merge_source_hidden(run->merge);
-    if (found == run->result.entries_in) {
+    if (found == run->result.entries_in || MUTATION(compact_counts)) {
         return 0;
     }
     for (unsigned l = 0; l < LIMIT_LEVELS; l++) {

@@ -207,8 +207,11 @@ static int commit_locked(struct pleat_db *db, struct pleat_batch *batch, const s
         return error_set(err, rc, failure.os_errno, "%s", failure.message);
     }
     if (rc < 0) {
-        (void)db_poison(db, &failure); /* part of the record may be in the log: only a reopen can tell (F7) */
-        return db_health(db, err);
+        if (!MUTATION(commit_poison)) {
+            (void)db_poison(db, &failure); /* part of the record may be in the log: only a reopen can tell (F7) */
+        }
+        return MUTATION(commit_poison) ? error_set(err, rc, failure.os_errno, "%s", failure.message)
+                                       : db_health(db, err);
     }
     struct wal_view view;
     wal_record_view(&batch->record, &view);

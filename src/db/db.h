@@ -31,6 +31,7 @@
 #include "base/epoch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/mutation.h"
 #include "cache/cache.h"
 #include "compaction/compact.h"
 #include "compaction/scheduler.h"

@@ -292,6 +292,9 @@ static int open_start(struct pleat_db *db, struct generation **generations, unsi
     int rc = 0;
     if (!db->read_only) {
         uint64_t number;
+        if (MUTATION(recover_relog)) {
+            generations[1] = generations[0];
+        }
         rc = registry_file_number(db->registry, &number, err);
         rc = rc == 0 ? generation_new(db, 0, number, applied + 1, &generations[0], err) : rc;
         if (rc < 0) {
@@ -301,7 +304,7 @@ static int open_start(struct pleat_db *db, struct generation **generations, unsi
         struct wal_tail none = {.segment = 0, .last_sequence = applied, .running_hash = 0};
         rc = segment_start(db, number, applied + 1, none, 0, &db->active_segment, err);
         db->active = generations[0];
-        count = 1;
+        count++;
     }
     struct version *version = registry_current(db->registry);
     rc = rc == 0 ? view_start(db, generations, count, version, err) : rc;

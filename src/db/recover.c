@@ -65,12 +65,15 @@ static void recover_end(struct recovery *recovery, uint64_t segment, uint64_t of
 
 /* Whether the segment goes on exactly where the one before ended (Q2). */
 static bool recover_is_chained(const struct recovery *recovery, const struct wal_header *header) {
+    if (MUTATION(recover_chain) || MUTATION(recover_order)) {
+        return true;
+    }
     if (!recovery->has_tail) {
         return header->first_sequence <= recovery->floor_sequence + 1;
     }
     return header->predecessor.segment == recovery->tail.segment &&
            header->predecessor.last_sequence == recovery->tail.last_sequence &&
-           header->predecessor.running_hash == recovery->tail.running_hash;
+           (header->predecessor.running_hash == recovery->tail.running_hash || MUTATION(recover_chain_hash));
 }
 
 /* Q6: every space that the record names is there. `offset`: of the record. */
@@ -102,7 +105,8 @@ static int recover_scan_records(struct recovery *recovery, struct wal_reader *re
     int rc;
     while ((rc = wal_reader_next(reader, recovery->floor_sequence, &view, err)) == 0) {
         recover_evidence(recovery, number, view.durable_sequence);
-        if (*follow && view.sequence > recovery->floor_sequence && view.sequence != recovery->last_sequence + 1) {
+        if (*follow && view.sequence > recovery->floor_sequence && view.sequence != recovery->last_sequence + 1 &&
+            !MUTATION(recover_dense) && !MUTATION(recover_order)) {
             recover_end(recovery, number, offset); /* a hole in front of this record: the rest is evidence */
             *follow = false;
         }
@@ -371,12 +375,14 @@ static int recover_write(struct recovery *recovery, const struct db_listing *lis
     for (size_t i = 0; i < listing->table_count; i++) {
         highest = listing->tables[i] > highest ? listing->tables[i] : highest;
     }
-    registry_numbers_seen(db->registry, highest);
+    if (!MUTATION(recover_numbers)) {
+        registry_numbers_seen(db->registry, highest);
+    }
     struct edit edit;
     edit_init(&edit, db->mem);
     edit.has_clean = true;
-    edit.clean = false;
-    if (!was_clean) { /* Q4 */
+    edit.clean = MUTATION(open_unclean) && state->clean;
+    if (!was_clean && !MUTATION(recover_history)) { /* Q4 */
         edit.has_history = true;
         edit.history = state->history + 1;
         edit.history_sequence = recovery->last_sequence;
@@ -384,7 +390,7 @@ static int recover_write(struct recovery *recovery, const struct db_listing *lis
     int rc = 0;
     uint64_t log_floor = state->log_floor;
     bool replays = recovery->last_sequence > recovery->floor_sequence;
-    if (!replays && highest >= log_floor) {
+    if (!replays && highest >= log_floor && !MUTATION(recover_dead_tail)) {
         /* Live segments with nothing to replay die here: behind a torn one, the log of this life would not be followed.
          */
         log_floor = highest + 1;
@@ -406,8 +412,14 @@ static int recover_write(struct recovery *recovery, const struct db_listing *lis
         if (rc < 0) {
             return rc;
         }
+        if (MUTATION(recover_relog)) {
+            return 0;
+        }
         ASSERT(*count == 1);
         log_floor = highest + 1;
+        if (MUTATION(recover_sweep_last)) {
+            recover_sweep(db, listing, log_floor);
+        }
         rc = recover_flush(db, generations[0], log_floor, err); /* all of the old log is dead with this edit */
         generation_unref(generations[0]);
         generations[0] = NULL;
@@ -430,13 +442,13 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
         .version = registry_current(db->registry),
     };
     int rc = recover_check_counters(listing, &state, err);
-    rc = rc == 0 ? recover_check_tables(db, listing, err) : rc;
+    rc = rc == 0 && !MUTATION(recover_tables) ? recover_check_tables(db, listing, err) : rc;
     for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
         if (listing->segments[i] >= state.log_floor) {
             rc = recover_scan(&recovery, listing->segments[i], err);
         }
     }
-    if (rc == 0 && recovery.durable_evidence > recovery.last_sequence) { /* Q3 */
+    if (rc == 0 && recovery.durable_evidence > recovery.last_sequence && !MUTATION(recover_evidence)) { /* Q3 */
         char name[WAL_NAME_BYTES];
         wal_name(recovery.end_segment, name);
         rc = error_corrupt(err, name, recovery.end_offset,

@@ -98,12 +98,13 @@ int sync_names(struct pleat_db *db, struct pleat_error *err) {
 static int sync_segments(struct pleat_db *db, struct segment *const *segments, size_t count, bool names,
                          struct pleat_error *err) {
     for (size_t i = 0; i < count; i++) {
-        int rc = wal_writer_sync(segments[i]->writer, err);
+        bool passed = MUTATION(sync_log) || (MUTATION(sync_older) && i + 1 < count);
+        int rc = passed ? 0 : wal_writer_sync(segments[i]->writer, err);
         if (rc < 0) {
             return rc;
         }
     }
-    return names ? sync_names(db, err) : 0;
+    return names && !MUTATION(sync_names) ? sync_names(db, err) : 0;
 }
 
 /* Leads one sync. sync_mu held on entry and exit. */
@@ -129,16 +130,18 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     struct pleat_error failure = {0};
     int rc = sync_segments(db, taken, count, names, &failure);
     if (rc < 0) {
-        rc = db_poison(db, &failure);
+        rc = MUTATION(sync_poison) ? error_set(err, rc, failure.os_errno, "%s", failure.message)
+                                   : db_poison(db, &failure);
         (void)db_health(db, err);
     }
+    sequence = MUTATION(sync_capture) ? db_applied(db) : sequence;
     atomic_fetch_add_explicit(&db->counters.syncs, 1, memory_order_relaxed); /* a statistic, no partner */
     mutex_lock(&db->sync_mu);
     for (size_t i = 0; i < count; i++) {
         taken[i]->users--;
         if (rc == 0) {
             taken[i]->name_synced = true;
-            taken[i]->synced = taken[i]->sealed && taken[i]->last_sequence <= sequence;
+            taken[i]->synced = taken[i]->sealed && (taken[i]->last_sequence <= sequence || MUTATION(sync_sealed));
         }
     }
     db->syncing = false;

@@ -22,16 +22,19 @@ static void work_count(_Atomic uint64_t *counter, uint64_t n) {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic: no partner */
 }
 
+static void work_unlink(struct pleat_db *db, const struct edit_table *tables, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        char name[TABLE_NAME_BYTES];
+        table_name(tables[i].meta.number, name);
+        (void)db->vfs->dir_unlink(db->dir, name, NULL); /* a leftover is swept at the next open */
+    }
+}
+
 /* Removes the files of an edit that was refused. When its outcome is unknown they may be part of the store: they stay.
  */
 static void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
-    if (registry_health(db->registry, NULL) < 0) {
-        return;
-    }
-    for (size_t i = 0; i < edit->added_count; i++) {
-        char name[TABLE_NAME_BYTES];
-        table_name(edit->added[i].meta.number, name);
-        (void)db->vfs->dir_unlink(db->dir, name, NULL); /* a leftover is swept at the next open */
+    if (registry_health(db->registry, NULL) == 0 || MUTATION(flush_unknown)) {
+        work_unlink(db, edit->added, edit->added_count);
     }
 }
 
@@ -64,16 +67,22 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
                        generation->last_sequence, allow_deep, &edit, &run_bytes, err);
         bytes += run_bytes;
         source_free(source);
+        if (MUTATION(flush_one_edit) && rc == 0 && edit.added_count > 0) {
+            rc = db->vfs->dir_sync(db->dir, err);
+            rc = rc == 0 ? view_apply(db, &edit, err) : rc;
+            edit_fini(&edit);
+            edit_init(&edit, db->mem);
+        }
     }
     version_unref(version);
     if (rc == 0 && edit.added_count > 0) {
-        rc = sync_names(db, err);
+        rc = MUTATION(flush_dir_sync) ? 0 : sync_names(db, err);
     }
     if (rc == 0) {
         rc = cursor_set_reserve(&edit.cursors, generation->cursors.count, err);
     }
     if (rc == 0) {
-        cursor_set_assign(&edit.cursors, &generation->cursors);
+        cursor_set_assign(&edit.cursors, MUTATION(flush_cursors) ? &db->cursors : &generation->cursors);
         edit.has_position = true;
         edit.last_sequence = generation->last_sequence;
         edit.log_floor = log_floor;
@@ -117,6 +126,9 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     }
     generation_ref(generation); /* it stays in the current view until this flush has removed it */
     struct pleat_error failure = {0};
+    if (MUTATION(flush_reported_last)) {
+        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->segment + 1);
+    }
     rc = work_flush_generation(db, generation, generation->segment + 1, &failure);
     if (rc == 0) {
         sync_flushed(db, generation->last_sequence, &generation->cursors, generation->segment + 1);
@@ -177,7 +189,10 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
     } else {
         rc = compaction_run(db->registry, job, &db->shape, &db->cancel, work_pause, db, &edit, &result, err);
         if (rc == 0) {
-            rc = sync_names(db, err);
+            rc = MUTATION(compact_dir_sync) ? 0 : sync_names(db, err);
+        }
+        if (rc == 0 && MUTATION(compact_unlink_last)) {
+            work_unlink(db, edit.removed, edit.removed_count);
         }
     }
     if (rc == 0) {

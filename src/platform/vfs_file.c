@@ -8,6 +8,7 @@
 #include "platform/vfs_posix.h"
 
 #include "base/error.h"
+#include "base/mutation.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -83,8 +84,10 @@ static int sync_failed(const struct posix_sync *sync) {
 }
 
 static int sync_fail(struct posix_sync *sync, int os_errno) {
-    /* release; pairs with the acquire in sync_failed. */
-    atomic_store_explicit(&sync->failed_errno, os_errno, memory_order_release);
+    if (!MUTATION(posix_sync_sticky)) {
+        /* release; pairs with the acquire in sync_failed. */
+        atomic_store_explicit(&sync->failed_errno, os_errno, memory_order_release);
+    }
     return os_errno;
 }
 
@@ -174,7 +177,7 @@ int posix_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_err
 }
 
 int posix_file_sync(struct vfs_file *file, struct pleat_error *err) {
-    return posix_sync_data(&file->sync, file->fd, file->name, err);
+    return MUTATION(posix_file_sync) ? 0 : posix_sync_data(&file->sync, file->fd, file->name, err);
 }
 
 void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {

@@ -25,6 +25,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "base/mutation.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -88,8 +89,8 @@ static bool log_may_map(int fd) {
 
 /* Gives the open file its size, its blocks and `base`. */
 static int log_attach(struct posix_log *log, uint64_t bytes, bool by_write, struct pleat_error *err) {
-    int os_errno = log_reserve(log->fd, bytes);
-    bool reserved = os_errno == 0;
+    int os_errno = MUTATION(posix_reserve) ? ENOSYS : log_reserve(log->fd, bytes);
+    bool reserved = os_errno == 0 || MUTATION(posix_reserve);
     if (os_errno == EOPNOTSUPP || os_errno == ENOSYS) {
         /* No reservation here: the log has its size, is written, and a full disk is an error of log_publish. */
         os_errno = posix_set_size(log->fd, bytes);
@@ -163,8 +164,11 @@ int posix_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct
         atomic_store_explicit(&log->published, offset + n > end ? offset + n : end, memory_order_release);
         return 0;
     }
-    size_t written;
-    int os_errno = posix_write_all(log->fd, offset, vfs_log->base + offset, n, &written);
+    size_t written = 0;
+    int os_errno = 0;
+    if (!MUTATION(posix_publish)) {
+        os_errno = posix_write_all(log->fd, offset, vfs_log->base + offset, n, &written);
+    }
     if (written > 0 && (os_errno == ENOSPC || os_errno == EDQUOT)) {
         os_errno = log_undo(log, offset, os_errno);
     }
@@ -186,6 +190,9 @@ static int log_sync_mapped(struct posix_log *log, struct pleat_error *err) {
 
 int posix_log_sync(struct vfs_log *vfs_log, struct pleat_error *err) {
     struct posix_log *log = posix_log_of(vfs_log);
+    if (MUTATION(posix_log_sync)) {
+        return 0;
+    }
     return log->mapped ? log_sync_mapped(log, err) : posix_sync_data(&log->sync, log->fd, log->name, err);
 }
 

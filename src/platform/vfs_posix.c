@@ -12,6 +12,7 @@
 #include "platform/vfs_posix.h"
 
 #include "base/error.h"
+#include "base/mutation.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -99,7 +100,7 @@ static int dir_sync_parent(const struct vfs_dir *dir, bool created, struct pleat
     if (os_errno != 0) {
         return created || os_errno != EACCES ? error_system(err, os_errno, "open parent", dir->path) : 0;
     }
-    os_errno = posix_sync_directory(fd);
+    os_errno = MUTATION(posix_parent_sync) ? 0 : posix_sync_directory(fd);
     (void)close(fd);
     return os_errno == 0 ? 0 : error_system(err, os_errno, "fsync parent", dir->path);
 }
@@ -153,7 +154,7 @@ static void posix_dir_close(struct vfs_dir *dir) {
 }
 
 static int posix_dir_sync(struct vfs_dir *dir, struct pleat_error *err) {
-    int os_errno = posix_sync_directory(dir->fd);
+    int os_errno = MUTATION(posix_dir_sync) ? 0 : posix_sync_directory(dir->fd);
     return os_errno == 0 ? 0 : error_system(err, os_errno, "fsync directory", dir->path);
 }
 

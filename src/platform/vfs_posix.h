@@ -2,9 +2,9 @@
  * vfs_posix.h - what the files of the real system's vfs share: the directory handle and the one way to open a name.
  *
  * The vfs of the real system is vfs_posix.c (directories, clock, randomness, the table of functions), vfs_file.c,
- * vfs_lock.c and vfs_log.c. Platform is the lowest floor. It includes base/error.h, base/mem.h and base/assert.h all
- * the same: none of the three makes a system call that can touch the disk, and the texts of errors and the seam of
- * allocations belong in one place.
+ * vfs_lock.c and vfs_log.c. Platform is the lowest floor. It includes base/error.h, base/mem.h, base/assert.h and
+ * base/mutation.h all the same: none of the four makes a system call that can touch the disk, and the texts of errors,
+ * the seam of allocations and the list of defects belong in one place.
  *
  *   N1  Every file is opened relative to the directory's descriptor, close-on-exec, not through a link, and must be a
  *       regular file: a pipe put in its place is refused, and does not hang the open.

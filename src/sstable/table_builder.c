@@ -21,6 +21,7 @@
 #include "base/assert.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/mutation.h"
 #include "base/hash.h"
 #include "base/limits.h"
 #include "sstable/block.h"
@@ -493,7 +494,7 @@ int table_builder_finish(struct table_builder *builder, struct table_meta *ret_m
     rc = rc < 0 ? rc : table_builder_finish_filter(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_properties(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_footer(builder, &footer, err);
-    rc = rc < 0 ? rc : table_store_sync(builder->store, builder->file, err);
+    rc = rc < 0 || MUTATION(table_sync) ? rc : table_store_sync(builder->store, builder->file, err);
     builder->failure = rc;
     if (rc < 0) {
         return rc;

@@ -11,19 +11,20 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "sstable/block.h"
 
 #include <lz4.h>
 
 uint64_t table_seed(const uint8_t store_id[TABLE_STORE_ID_BYTES], uint64_t number) {
-    return hash_mix(hash_bytes(store_id, TABLE_STORE_ID_BYTES, TABLE_MAGIC), number);
+    return MUTATION(table_key) ? 0 : hash_mix(hash_bytes(store_id, TABLE_STORE_ID_BYTES, TABLE_MAGIC), number);
 }
 
 /* ---- pieces ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t table_piece_checksum(const uint8_t *piece, uint64_t seed, uint64_t offset, size_t stored_bytes) {
     return hash_bytes(piece + TABLE_HEADER_STORED, TABLE_HEADER_BYTES - TABLE_HEADER_STORED + stored_bytes,
-                      hash_mix(seed, offset));
+                      hash_mix(seed, MUTATION(table_offset_key) ? 0 : offset));
 }
 
 uint64_t table_header_encode(uint8_t *piece, uint64_t seed, const struct table_handle *handle, uint8_t codec) {
@@ -47,7 +48,7 @@ int table_piece_verify(const uint8_t *piece, uint64_t seed, const struct table_h
     uint64_t offset = handle->offset;
     uint64_t checksum = table_piece_checksum(piece, seed, offset, handle->stored_bytes);
     uint64_t found = load_u64(piece + TABLE_HEADER_CHECKSUM);
-    if (checksum != found) {
+    if (checksum != found && !MUTATION(table_piece_checksum)) {
         return error_corrupt(err, name, offset, "checksum", checksum, found);
     }
     uint32_t stored_bytes = load_u32(piece + TABLE_HEADER_STORED);
@@ -214,17 +215,17 @@ static int table_footer_verify(const uint8_t *p, const struct table_store *store
     if (found != TABLE_MAGIC) {
         return error_corrupt(err, name, offset, "magic", TABLE_MAGIC, found);
     }
-    if (memcmp(p + TABLE_FOOTER_STORE, store->store_id, TABLE_STORE_ID_BYTES) != 0) {
+    if (memcmp(p + TABLE_FOOTER_STORE, store->store_id, TABLE_STORE_ID_BYTES) != 0 && !MUTATION(table_identity)) {
         return error_corrupt(err, name, offset + TABLE_FOOTER_STORE, "store identity", load_u64(store->store_id),
                              load_u64(p + TABLE_FOOTER_STORE));
     }
     found = load_u64(p + TABLE_FOOTER_NUMBER);
-    if (found != number) {
+    if (found != number && !MUTATION(table_identity)) {
         return error_corrupt(err, name, offset + TABLE_FOOTER_NUMBER, "file number", number, found);
     }
     uint64_t checksum = table_footer_checksum(p, table_seed(store->store_id, number), offset);
     found = load_u64(p + TABLE_FOOTER_CHECKSUM);
-    if (checksum != found) {
+    if (checksum != found && !MUTATION(table_footer_checksum)) {
         return error_corrupt(err, name, offset + TABLE_FOOTER_CHECKSUM, "footer checksum", checksum, found);
     }
     /* Only behind the checksum: a damaged version number is damage, not news from the future. */

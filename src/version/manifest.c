@@ -15,6 +15,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/mutation.h"
 
 #include <inttypes.h>
 
@@ -32,7 +33,8 @@ static uint64_t manifest_header_checksum(const uint8_t *header) {
 
 /* M2: the header's checksum covers store, incarnation and salt, so it stands for all three. */
 static uint64_t manifest_seed(const uint8_t *header) {
-    return hash_mix(load_u64(header + MANIFEST_CHECKED_BYTES), load_u64(header + 40));
+    return MUTATION(manifest_frame_key) ? 0
+                                        : hash_mix(load_u64(header + MANIFEST_CHECKED_BYTES), load_u64(header + 40));
 }
 
 static uint64_t frame_checksum(uint64_t seed, uint32_t index, const uint8_t *payload, size_t bytes) {
@@ -87,7 +89,7 @@ static int manifest_write_new(const struct table_store *store, const uint8_t *he
     if (rc == 0 && bytes > 0) {
         rc = vfs->file_write(file, sizeof head, state, bytes, err);
     }
-    if (rc == 0) {
+    if (rc == 0 && !MUTATION(manifest_new_sync) && !MUTATION(manifest_rename_last)) {
         rc = table_store_sync(store, file, err);
     }
     if (rc < 0) {
@@ -130,7 +132,10 @@ int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t byt
     if (rc == PLEAT_ERR_NO_SPACE && manifest_discard_new(store)) {
         *ret_outcome = MANIFEST_UNCHANGED;
     }
-    if (rc == 0) {
+    if (rc == 0 && MUTATION(manifest_rename_last)) {
+        rc = vfs->file_sync(file, err);
+    }
+    if (rc == 0 && !MUTATION(manifest_dir_sync)) {
         rc = vfs->dir_sync(store->dir, err);
     }
     if (rc < 0) {
@@ -155,8 +160,9 @@ static bool manifest_strike_out(const struct manifest *manifest) {
     if (vfs->file_size(manifest->file, &bytes, NULL) == 0 && bytes < manifest->bytes + MANIFEST_FRAME_BYTES) {
         return true;
     }
-    return vfs->file_write(manifest->file, manifest->bytes, zeros, sizeof zeros, NULL) == 0 &&
-           vfs->file_sync(manifest->file, NULL) == 0;
+    return MUTATION(manifest_strike_out) ||
+           (vfs->file_write(manifest->file, manifest->bytes, zeros, sizeof zeros, NULL) == 0 &&
+            (MUTATION(manifest_strike_sync) || vfs->file_sync(manifest->file, NULL) == 0));
 }
 
 int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, enum manifest_outcome *ret_outcome,
@@ -184,7 +190,7 @@ int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes
     if (rc < 0) {
         return rc;
     }
-    rc = vfs->file_sync(manifest->file, err);
+    rc = MUTATION(manifest_append_sync) ? 0 : vfs->file_sync(manifest->file, err);
     if (rc < 0) {
         return rc;
     }
@@ -206,7 +212,7 @@ static int manifest_reader_header(struct manifest_reader *reader, struct pleat_e
     }
     uint64_t expected = manifest_header_checksum(header);
     uint64_t found = load_u64(header + MANIFEST_CHECKED_BYTES);
-    if (expected != found) {
+    if (expected != found && !MUTATION(manifest_header_checksum)) {
         return error_corrupt(err, MANIFEST_NAME, MANIFEST_CHECKED_BYTES, "checksum of the header", expected, found);
     }
     if (load_u32(header + 8) > MANIFEST_FORMAT || load_u32(header + 12) != 0) {
@@ -272,7 +278,8 @@ static bool frame_is_valid(const struct manifest_reader *reader, uint64_t offset
         return false;
     }
     *ret_bytes = bytes;
-    return load_u64(p + 8) == frame_checksum(reader->seed, index, p + MANIFEST_FRAME_BYTES, bytes);
+    return load_u64(p + 8) == frame_checksum(reader->seed, index, p + MANIFEST_FRAME_BYTES, bytes) ||
+           MUTATION(manifest_frame_checksum);
 }
 
 /*
@@ -318,7 +325,7 @@ int manifest_reader_next(struct manifest_reader *reader, const uint8_t **ret_pay
     uint64_t rest = reader->bytes - reader->offset;
     memcpy(head, reader->data + reader->offset, rest < sizeof head ? (size_t)rest : sizeof head);
     uint64_t behind = 0;
-    if (reader->index > 0 && !manifest_frame_behind(reader, &behind)) {
+    if (reader->index > 0 && (MUTATION(manifest_frame_behind) || !manifest_frame_behind(reader, &behind))) {
         return PLEAT_END;
     }
     uint32_t length = load_u32(head);

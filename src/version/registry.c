@@ -15,6 +15,7 @@
 #include "base/assert.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/mutation.h"
 #include "version/change.h"
 #include "version/edit_codec.h"
 #include "version/registry_internal.h"
@@ -102,7 +103,7 @@ static int registry_writable_locked(struct registry *registry, bool is_rewrite, 
 static void registry_failed_locked(struct registry *registry, int rc, enum manifest_outcome outcome,
                                    const struct pleat_error *failure, struct pleat_error *err) {
     (void)error_set(err, rc, failure->os_errno, "%s", failure->message);
-    if (outcome == MANIFEST_UNKNOWN) {
+    if (outcome == MANIFEST_UNKNOWN && !MUTATION(registry_poison)) {
         mutex_lock(&registry->state_mutex);
         registry->poison = *failure;
         registry->poison.code = rc;
@@ -207,7 +208,7 @@ int registry_apply(struct registry *registry, struct edit *edit, struct pleat_er
     if (rc == 0) {
         rc = registry_write_locked(registry, &change, encoder.bytes, encoder.used, err);
     }
-    if (rc == 0) {
+    if (rc == 0 || (MUTATION(registry_publish) && change.version != NULL)) {
         old = registry_publish_locked(registry, &change);
     }
 done:
@@ -380,7 +381,7 @@ static int registry_raise_bound_locked(struct registry *registry, struct pleat_e
     edit_encoder_init(&encoder, registry->store.mem);
     edit_encode_number_bound(&encoder, bound);
     int rc = edit_encoder_verify(&encoder, err);
-    if (rc == 0) {
+    if (rc == 0 && !MUTATION(registry_bound)) {
         rc = manifest_append(&registry->manifest, encoder.bytes, encoder.used, &outcome, &failure);
         if (rc < 0) {
             registry_failed_locked(registry, rc, outcome, &failure, err);

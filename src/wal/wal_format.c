@@ -60,7 +60,7 @@ static int wal_format_header_verify(const uint8_t *bytes, const char *file, stru
         return error_corrupt(err, file, 0, "log segment magic", WAL_MAGIC, load_u64(bytes));
     }
     uint64_t checksum = hash_bytes(bytes, WAL_AT_CHECKSUM, 0);
-    if (load_u64(bytes + WAL_AT_CHECKSUM) != checksum) {
+    if (load_u64(bytes + WAL_AT_CHECKSUM) != checksum && !MUTATION(wal_segment_checksum)) {
         return error_corrupt(err, file, WAL_AT_CHECKSUM, "log segment header checksum", checksum,
                              load_u64(bytes + WAL_AT_CHECKSUM));
     }
@@ -83,7 +83,7 @@ int wal_format_header_decode(const uint8_t *bytes, const uint8_t *store_id, uint
     }
     for (unsigned half = 0; half < WAL_STORE_ID_BYTES; half += 8) {
         uint64_t found = load_u64(bytes + WAL_AT_STORE_ID + half);
-        if (found != load_u64(store_id + half)) {
+        if (found != load_u64(store_id + half) && !MUTATION(wal_segment_identity)) {
             return error_corrupt(err, file, WAL_AT_STORE_ID + half, "store id", load_u64(store_id + half), found);
         }
     }
@@ -101,7 +101,7 @@ int wal_format_header_decode(const uint8_t *bytes, const uint8_t *store_id, uint
         .checksum = load_u64(bytes + WAL_AT_CHECKSUM),
     };
     const struct wal_header *fields = &header.fields;
-    if (fields->segment != segment) {
+    if (fields->segment != segment && !MUTATION(wal_segment_identity)) {
         return error_corrupt(err, file, WAL_AT_SEGMENT, "segment number", segment, fields->segment);
     }
     if (load_u32(bytes + WAL_AT_FIRST_RECORD) != WAL_HEADER_BYTES) {

@@ -150,7 +150,7 @@ static bool wal_reader_decodes(struct wal_view view, const uint8_t *record_end) 
 /* W1: the next sequence, or one before which nothing is missing that the manifest does not hold. */
 static bool wal_reader_follows(const struct wal_reader *reader, uint64_t sequence, uint64_t floor) {
     uint64_t expected = reader->tail.last_sequence + 1;
-    return sequence == expected || (sequence > expected && sequence - 1 <= floor);
+    return sequence == expected || (sequence > expected && sequence - 1 <= floor) || MUTATION(wal_dense);
 }
 
 int wal_reader_next(struct wal_reader *reader, uint64_t floor, struct wal_view *ret_view, struct pleat_error *err) {
@@ -176,8 +176,9 @@ int wal_reader_next(struct wal_reader *reader, uint64_t floor, struct wal_view *
     if (rc != 0) {
         return rc;
     }
-    size_t payload_bytes = (size_t)(record.bytes - WAL_RECORD_HEADER_BYTES);
-    if (hash_bytes(p + WAL_RECORD_HEADER_BYTES, payload_bytes, record.check) != record.checksum) {
+    uint64_t payload_bytes = record.bytes - WAL_RECORD_HEADER_BYTES;
+    if (wal_format_payload_checksum(p + WAL_RECORD_HEADER_BYTES, payload_bytes, record.check) != record.checksum &&
+        !MUTATION(wal_payload_checksum)) {
         reader->ended = true;
         return PLEAT_END;
     }
@@ -192,7 +193,7 @@ int wal_reader_next(struct wal_reader *reader, uint64_t floor, struct wal_view *
         .sequence = record.sequence,
         .durable_sequence = record.durable_sequence,
     };
-    if (!wal_reader_decodes(view, end)) {
+    if (!wal_reader_decodes(view, end) && !MUTATION(wal_decodes)) {
         return error_corrupt(err, reader->name, reader->offset, "log record that decodes, of entries", record.entries,
                              record.sequence);
     }
@@ -208,9 +209,10 @@ int wal_reader_next(struct wal_reader *reader, uint64_t floor, struct wal_view *
 
 int wal_reader_end(struct wal_reader *reader, struct wal_end *ret_end, struct pleat_error *err) {
     ASSERT(reader->ended);
-    struct wal_scan scan;
-    int rc = wal_scan(&reader->window, reader->name, reader->offset, reader->key, reader->tail.last_sequence, &scan,
-                      err);
+    struct wal_scan scan = {0};
+    int rc = MUTATION(wal_end_scan) ? 0
+                                    : wal_scan(&reader->window, reader->name, reader->offset, reader->key,
+                                               reader->tail.last_sequence, &scan, err);
     if (rc != 0) {
         return rc;
     }
@@ -233,7 +235,7 @@ int wal_segment_probe(const struct vfs *vfs, struct vfs_dir *dir, const struct m
     struct wal_window window;
     struct wal_scan scan = {0};
     int rc = wal_window_open(&window, vfs, dir, mem, name, err);
-    if (rc == 0) {
+    if (rc == 0 && !MUTATION(wal_probe)) {
         rc = wal_scan(&window, name, WAL_HEADER_BYTES, wal_format_key(store_id, segment), 0, &scan, err);
     }
     wal_window_close(&window);

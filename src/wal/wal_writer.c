@@ -125,7 +125,7 @@ static uint64_t wal_writer_lay(const struct wal_writer *writer, uint8_t *place, 
     if (record->cursors_used > 0) {
         memcpy(payload + entries_bytes, record->cursors, record->cursors_used);
     }
-    uint64_t checksum = hash_bytes(payload, (size_t)(format->bytes - WAL_RECORD_HEADER_BYTES), format->check);
+    uint64_t checksum = wal_format_payload_checksum(payload, format->bytes - WAL_RECORD_HEADER_BYTES, format->check);
     memcpy(place + 4, header + 4, WAL_RECORD_CHECKED_BYTES - 4);
     store_u64(place + 32, format->check);
     store_u64(place + 40, checksum);
@@ -149,7 +149,7 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
     struct wal_format_record format = {
         .bytes = bytes,
         .sequence = sequence,
-        .durable_sequence = durable_sequence,
+        .durable_sequence = MUTATION(wal_durable_mark) ? 0 : durable_sequence,
         .entries = record->entries,
         .cursors_bytes = (uint32_t)record->cursors_used,
         .cursors = (uint16_t)record->cursor_count,
@@ -163,7 +163,7 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
     }
     if (rc != 0) {
         /* Any part of it may be in the file; a record behind it could never be told from one behind a hole. */
-        writer->failed = true;
+        writer->failed = !MUTATION(wal_append_failed);
         return rc;
     }
     writer->tail.last_sequence = sequence;
