@@ -1,0 +1,514 @@
+/*
+ * test_recovery.c - one case for each rule of recovery and of syncing, on the simulated disk.
+ *
+ * The random campaigns (crash_store, fault_store) meet most of these by chance; here each is built on purpose, so that
+ * leaving out one rule is found at every run. tests/mutations.py holds this program to it.
+ *
+ * A life is a store that is open. Commit n puts key n and the cursor n; the value says which life wrote it. So the
+ * state after a recovery is checked by counting: keys 1 .. applied are there, each from the life that must have written
+ * it, the others are not (F2).
+ */
+#include "db/db.h"
+#include "support/simfs.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEYS 200
+
+struct life {
+    struct simfs *fs;
+    struct pleat_options options;
+    struct pleat_db *db;
+    struct pleat_error err;
+    char marks[KEYS + 1]; /* of each sequence: who wrote it */
+};
+
+static void life_begin(struct life *life, struct simfs *fs) {
+    memset(life, 0, sizeof *life);
+    life->fs = fs;
+    life->options = (struct pleat_options){
+        .size = sizeof life->options,
+        .background = PLEAT_BACKGROUND_STEPS,
+        .durability = PLEAT_SYNC_NONE,
+        .memtable_bytes = 4096,
+        .cache_bytes = 65536,
+        .log_by_write = true,
+    };
+}
+
+static int life_try(struct life *life, const struct vfs *vfs) {
+    memset(&life->err, 0, sizeof life->err);
+    life->db = NULL;
+    return db_open_with("store", &life->options, vfs, &mem_system, &life->db, &life->err);
+}
+
+static void life_open(struct life *life) {
+    cr_assert_eq(life_try(life, simfs_vfs(life->fs)), 0, "%s", life->err.message);
+}
+
+static uint64_t life_applied(const struct life *life) {
+    uint64_t sequence;
+    pleat_position_read(life->db, PLEAT_APPLIED, NULL, &sequence);
+    return sequence;
+}
+
+static uint64_t life_durable(const struct life *life, uint64_t *ret_history) {
+    uint64_t sequence;
+    pleat_position_read(life->db, PLEAT_DURABLE, ret_history, &sequence);
+    return sequence;
+}
+
+static int life_try_commit(struct life *life, char mark) {
+    struct pleat_batch *batch;
+    uint64_t n = life_applied(life) + 1, sequence = 0;
+    char key[8], value[60];
+    cr_assert_leq(n, KEYS);
+    (void)snprintf(key, sizeof key, "%03u", (unsigned)n);
+    memset(value, mark, sizeof value);
+    struct pleat_slice name = {key, 3};
+    struct pleat_cursor cursor = {.value = name};
+    cr_assert_eq(pleat_batch_new(life->db, &batch, &life->err), 0);
+    cr_assert_eq(pleat_batch_put(batch, pleat_default_space(life->db), name, (struct pleat_slice){value, sizeof value},
+                                 &life->err),
+                 0);
+    cr_assert_eq(pleat_batch_put(batch, pleat_default_space(life->db), (struct pleat_slice){"0", 1}, name, &life->err),
+                 0); /* in every commit, so that runs overlap and are compacted */
+    cr_assert_eq(pleat_batch_set_cursor(batch, &cursor, &life->err), 0);
+    int rc = pleat_commit(life->db, batch, NULL, &sequence, &life->err);
+    if (rc == 0) {
+        cr_assert_eq(sequence, n);
+        life->marks[n] = mark;
+    }
+    pleat_batch_free(batch);
+    return rc;
+}
+
+static void life_commit(struct life *life, char mark, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        cr_assert_eq(life_try_commit(life, mark), 0, "%s", life->err.message);
+    }
+}
+
+/* Commits until the generation has frozen and the next segment has a commit; nothing is flushed, for nobody steps. */
+static void life_commit_until_rotated(struct life *life, char mark) {
+    uint64_t segment = life->db->active_segment->number;
+    while (life->db->active_segment->number == segment) {
+        life_commit(life, mark, 1);
+    }
+}
+
+static void life_sync(struct life *life) {
+    cr_assert_eq(pleat_sync(life->db, &life->err), 0, "%s", life->err.message);
+}
+
+/* F2: what is shown is the state after `applied` commits, written by whom `marks` says. */
+static void life_check(const struct life *life, uint64_t applied, const char *what) {
+    struct pleat_cursor_value cursor;
+    struct pleat_error err = {0};
+    cr_assert_eq(life_applied(life), applied, "%s: at %d, not %d", what, (int)life_applied(life), (int)applied);
+    int rc = pleat_cursor_read(life->db, (struct pleat_slice){NULL, 0}, PLEAT_APPLIED, &cursor, &err);
+    cr_assert_eq(rc, applied > 0 ? 0 : PLEAT_ABSENT, "%s", what);
+    cr_assert(applied == 0 || atoi((const char *)cursor.value) == (int)applied, "%s: the cursor", what);
+    for (unsigned n = 1; n <= KEYS; n++) {
+        char key[8];
+        struct pleat_value value;
+        (void)snprintf(key, sizeof key, "%03u", n);
+        rc = pleat_get(pleat_default_space(life->db), NULL, (struct pleat_slice){key, 3}, &value, &err);
+        cr_assert_eq(rc, n <= applied ? 0 : PLEAT_ABSENT, "%s: key %u of %d", what, n, (int)applied);
+        if (rc == 0) {
+            cr_assert_eq(*(const char *)value.data, life->marks[n], "%s: key %u is of another life", what, n);
+            pleat_value_release(&value);
+        }
+    }
+}
+
+/* The process dies; what it wrote stays on its disk for simfs_crash. */
+static void life_drop(struct life *life) {
+    simfs_stop_at(life->fs, 1);
+    (void)pleat_close(life->db, NULL);
+    life->db = NULL;
+}
+
+/* The end of the process, and what is found after it: the life goes on there. */
+static void life_crash(struct life *life, enum simfs_model model, uint64_t seed) {
+    struct simfs *image = simfs_crash(life->fs, model, seed);
+    if (life->db != NULL) {
+        life_drop(life);
+    }
+    simfs_free(life->fs);
+    life->fs = image;
+}
+
+/* A clean end of the test: nothing is left behind. */
+static void life_end(struct life *life) {
+    if (life->db != NULL) {
+        cr_assert_eq(pleat_close(life->db, &life->err), 0, "%s", life->err.message);
+    }
+    cr_assert_eq(simfs_open_handles(life->fs), 0);
+    simfs_free(life->fs);
+}
+
+static void expect_corrupt(struct life *life, const char *part) {
+    int rc = life_try(life, simfs_vfs(life->fs));
+    cr_assert_eq(rc, PLEAT_ERR_CORRUPT, "%d %s", rc, life->err.message);
+    cr_assert_not_null(strstr(life->err.message, part), "%s", life->err.message);
+}
+
+/* ---- where the log ends ----------------------------------------------------------------------------------------- */
+
+/* Two segments, neither synced: whatever a crash leaves of each, the second counts only behind the whole first. */
+Test(recovery, a_segment_that_lost_its_end_hides_the_one_behind_it) {
+    struct life life;
+    life_begin(&life, simfs_new(1));
+    life_open(&life);
+    life_commit_until_rotated(&life, 'a');
+    life_commit(&life, 'a', 3);
+    uint64_t last = life_applied(&life);
+    unsigned cut = 0;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        struct life next = life;
+        next.fs = simfs_crash(life.fs, seed % 2 == 0 ? SIMFS_FSDIR : SIMFS_STRICT, seed);
+        life_open(&next);
+        uint64_t applied = life_applied(&next);
+        cr_assert_leq(applied, last);
+        cut += applied < last;
+        life_check(&next, applied, "after a crash");
+        life_end(&next);
+    }
+    cr_assert_gt(cut, 20, "hardly a tail was lost");
+    life_end(&life);
+}
+
+/* A store that was copied and written on: both have the same identity and numbers, and other contents. */
+static void twin_make(struct life *life, char mark, bool sync, uint64_t ret_segments[2]) {
+    life_begin(life, simfs_new(7));
+    life_open(life);
+    life_commit(life, '=', 3);
+    ret_segments[0] = life->db->active_segment->number;
+    life_commit_until_rotated(life, mark);
+    ret_segments[1] = life->db->active_segment->number;
+    life_commit(life, mark, 2);
+    if (sync) {
+        life_sync(life);
+        life_commit(life, mark, 1); /* its record says what was durable */
+    }
+    life_crash(life, SIMFS_KILL, 1);
+}
+
+static void segment_copy(struct simfs *to, struct simfs *from, uint64_t segment) {
+    char name[WAL_NAME_BYTES];
+    size_t bytes = 0;
+    wal_name(segment, name);
+    uint8_t *data = simfs_read_file(from, "store", name, &bytes);
+    cr_assert_not_null(data, "%s", name);
+    simfs_write_file(to, "store", name, data, bytes);
+    free(data);
+}
+
+/* Sequences are dense here and the names are right; nothing but the running hash of the chain knows. */
+Test(recovery, a_segment_of_a_copy_of_the_store_is_not_followed) {
+    for (int synced = 0; synced < 2; synced++) {
+        struct life life, twin;
+        uint64_t segments[2], twin_segments[2];
+        twin_make(&life, 'a', synced != 0, segments);
+        twin_make(&twin, 'b', synced != 0, twin_segments);
+        cr_assert(segments[0] == twin_segments[0] && segments[1] == twin_segments[1], "they are no twins");
+        segment_copy(life.fs, twin.fs, segments[1]);
+        if (synced != 0) {
+            expect_corrupt(&life, ".wal");
+        } else {
+            life_open(&life);
+            uint64_t applied = life_applied(&life);
+            life_check(&life, applied, "with a twin's segment");
+            cr_assert_eq(life.marks[applied + 1], 'a', "the first segment was not read to its end");
+        }
+        life_end(&life);
+        life_end(&twin);
+    }
+}
+
+/* The first pages of a log are lost, the last one says that they had been durable. */
+Test(recovery, a_hole_in_what_was_durable_is_damage_and_nothing_changes) {
+    struct life life;
+    char name[WAL_NAME_BYTES];
+    size_t bytes;
+    life_begin(&life, simfs_new(4));
+    life_open(&life);
+    life_commit(&life, 'a', 4);
+    life_sync(&life);
+    life_commit(&life, 'a', 1);
+    wal_name(life.db->active_segment->number, name);
+    life_crash(&life, SIMFS_KILL, 1);
+    uint8_t *data = simfs_read_file(life.fs, "store", name, &bytes);
+    data[WAL_HEADER_BYTES + 60] ^= 1; /* in the payload of the first record */
+    simfs_write_file(life.fs, "store", name, data, bytes);
+    uint64_t before = simfs_hash(life.fs);
+    expect_corrupt(&life, name);
+    cr_assert_eq(simfs_hash(life.fs), before, "a refused open changed the disk");
+    free(data);
+    life_end(&life);
+}
+
+/* A torn log with nothing in it to replay must not stand in front of the log of the next life. */
+Test(recovery, a_torn_log_without_a_record_does_not_hide_the_next_one) {
+    struct life life;
+    char name[WAL_NAME_BYTES];
+    size_t bytes;
+    life_begin(&life, simfs_new(5));
+    life_open(&life);
+    life_commit(&life, 'a', 1);
+    wal_name(life.db->active_segment->number, name);
+    life_crash(&life, SIMFS_KILL, 1);
+    uint8_t *data = simfs_read_file(life.fs, "store", name, &bytes);
+    data[WAL_HEADER_BYTES + 60] ^= 1;
+    simfs_write_file(life.fs, "store", name, data, bytes);
+    free(data);
+    life_open(&life);
+    life_check(&life, 0, "after a torn first record");
+    life_commit(&life, 'b', 2);
+    life_sync(&life);
+    life_crash(&life, SIMFS_MIN, 1);
+    life_open(&life);
+    life_check(&life, 2, "after the next life");
+    life_end(&life);
+}
+
+/* ---- what a recovery leaves ------------------------------------------------------------------------------------- */
+
+/* F11: the process died and the machine lives, so the log is in the page cache and nowhere else. */
+Test(recovery, what_an_open_shows_as_durable_survives_a_loss_of_power) {
+    struct life life;
+    life_begin(&life, simfs_new(6));
+    life_open(&life);
+    life_commit(&life, 'a', 5);
+    life_crash(&life, SIMFS_KILL, 1);
+    life_open(&life);
+    life_check(&life, 5, "after the death of the process");
+    cr_assert_eq(life_durable(&life, NULL), 5);
+    life_crash(&life, SIMFS_MIN, 2);
+    life_open(&life);
+    life_check(&life, 5, "after the loss of power");
+    life_end(&life);
+}
+
+/* Q5: at whichever operation of a recovery the power goes, the next one finds all that was durable. */
+Test(recovery, a_crash_at_any_operation_of_it_loses_nothing) {
+    struct life life;
+    life_begin(&life, simfs_new(8));
+    life_open(&life);
+    life_commit_until_rotated(&life, 'a');
+    life_sync(&life);
+    uint64_t applied = life_applied(&life);
+    life_crash(&life, SIMFS_MIN, 1);
+    bool stopped = true;
+    for (uint64_t stop = 1; stopped; stop++) {
+        for (enum simfs_model model = SIMFS_MIN; model < SIMFS_MODELS; model++) {
+            struct life next = life;
+            next.fs = simfs_clone(life.fs);
+            simfs_sync_all(next.fs);
+            simfs_stop_at(next.fs, stop);
+            (void)life_try(&next, simfs_vfs(next.fs));
+            stopped = simfs_stopped(next.fs);
+            life_crash(&next, model, stop);
+            life_open(&next);
+            life_check(&next, applied, "after a crash in a recovery");
+            life_end(&next);
+        }
+    }
+    life_end(&life);
+}
+
+/* A segment from who knows where, numbered far above ours: what is written from now on lies above it. */
+Test(recovery, a_stray_segment_of_a_high_number_does_not_bury_the_next_ones) {
+    struct life life;
+    life_begin(&life, simfs_new(9));
+    life_open(&life);
+    life_commit(&life, 'a', 2);
+    life_sync(&life);
+    life_crash(&life, SIMFS_MIN, 1);
+    simfs_write_file(life.fs, "store", "700000.wal", "", 0);
+    life_open(&life);
+    life_check(&life, 2, "beside a stray segment");
+    life_commit(&life, 'b', 2);
+    life_sync(&life);
+    life_crash(&life, SIMFS_MIN, 2);
+    life_open(&life);
+    life_check(&life, 4, "after the next life");
+    life_end(&life);
+}
+
+Test(recovery, a_missing_table_is_found_at_the_open) {
+    struct life life;
+    char name[VFS_NAME_BYTES_MAX + 1] = "";
+    life_begin(&life, simfs_new(10));
+    life_open(&life);
+    life_commit(&life, 'a', 2);
+    cr_assert_eq(pleat_close(life.db, &life.err), 0);
+    for (size_t i = 0; i < simfs_name_count(life.fs, "store") && strstr(name, ".tbl") == NULL; i++) {
+        cr_assert(simfs_name_at(life.fs, "store", i, name));
+    }
+    cr_assert(simfs_remove_file(life.fs, "store", name), "there is no table");
+    expect_corrupt(&life, name);
+    life_end(&life);
+}
+
+/* F5: a position that anyone saw names what it named, also when the commits behind it are lost. */
+Test(recovery, commits_that_were_seen_and_lost_end_their_history) {
+    for (int reopened = 0; reopened < 2; reopened++) {
+        struct life life;
+        uint64_t history, next_history;
+        life_begin(&life, simfs_new(11));
+        life_open(&life);
+        life_commit(&life, 'a', 2);
+        if (reopened != 0) {
+            cr_assert_eq(pleat_close(life.db, &life.err), 0); /* clean; then opened, and no longer so */
+            life_open(&life);
+        } else {
+            life_sync(&life);
+        }
+        (void)life_durable(&life, &history);
+        life_commit(&life, 'a', 1); /* somebody saw (history, 3) */
+        life_crash(&life, SIMFS_MIN, 1);
+        life_open(&life);
+        life_check(&life, 2, "after the loss");
+        life_commit(&life, 'b', 1);
+        (void)life_durable(&life, &next_history);
+        cr_assert_gt(next_history, history, "sequence 3 of one history has two contents");
+        life_end(&life);
+    }
+}
+
+/* ---- syncing ---------------------------------------------------------------------------------------------------- */
+
+/* A disk whose first sync of a log, once armed, is followed by commits before it returns. */
+static struct {
+    const struct vfs *real;
+    struct life *life;
+    bool rotate;
+} busy;
+
+static int busy_log_sync(struct vfs_log *log, struct pleat_error *err) {
+    int rc = busy.real->log_sync(log, err);
+    struct life *life = busy.life;
+    busy.life = NULL;
+    if (rc == 0 && life != NULL) {
+        if (busy.rotate) {
+            life_commit_until_rotated(life, 'b');
+        }
+        life_commit(life, 'b', 1);
+    }
+    return rc;
+}
+
+static void busy_open(struct life *life, struct vfs *vfs, bool rotate) {
+    life_begin(life, simfs_new(12));
+    *vfs = *simfs_vfs(life->fs);
+    vfs->log_sync = busy_log_sync;
+    busy.real = simfs_vfs(life->fs);
+    busy.rotate = rotate;
+    busy.life = NULL;
+    cr_assert_eq(life_try(life, vfs), 0, "%s", life->err.message);
+    life_commit(life, 'a', 3);
+}
+
+Test(syncing, a_commit_beside_a_sync_is_not_durable_by_it) {
+    struct life life;
+    struct vfs vfs;
+    busy_open(&life, &vfs, false);
+    busy.life = &life;
+    life_sync(&life);
+    cr_assert_eq(life_applied(&life), 4);
+    cr_assert_eq(life_durable(&life, NULL), 3, "a commit after the sync began is said to be durable");
+    life_sync(&life);
+    cr_assert_eq(life_durable(&life, NULL), 4);
+    life_crash(&life, SIMFS_MIN, 1);
+    life_open(&life);
+    life_check(&life, 4, "after both syncs");
+    life_end(&life);
+}
+
+/* The segment is sealed while a sync is inside: what came into it meanwhile is the next sync's. */
+Test(syncing, a_segment_that_is_sealed_beside_a_sync_is_synced_once_more) {
+    struct life life;
+    struct vfs vfs;
+    busy_open(&life, &vfs, true);
+    busy.life = &life;
+    life_sync(&life);
+    cr_assert_eq(life_durable(&life, NULL), 3);
+    life_sync(&life);
+    uint64_t applied = life_applied(&life);
+    cr_assert_eq(life_durable(&life, NULL), applied);
+    life_crash(&life, SIMFS_MIN, 1);
+    life_open(&life);
+    life_check(&life, applied, "after both syncs");
+    life_end(&life);
+}
+
+/* Y1, D4: two segments and a new name behind one promise. */
+Test(syncing, it_covers_every_older_segment_and_the_names) {
+    struct life life;
+    life_begin(&life, simfs_new(13));
+    life_open(&life);
+    life_commit_until_rotated(&life, 'a');
+    life_sync(&life);
+    uint64_t applied = life_applied(&life);
+    cr_assert_eq(life_durable(&life, NULL), applied);
+    life_crash(&life, SIMFS_MIN, 1);
+    life_open(&life);
+    life_check(&life, applied, "after a sync over two segments");
+    life_end(&life);
+}
+
+/* ---- flushes and compactions ------------------------------------------------------------------------------------ */
+
+/* MIN keeps nothing but what was synced: after every background job the store is whole, at a sequence that it said. */
+Test(jobs, after_every_one_a_loss_of_power_finds_all_that_was_durable) {
+    struct life life;
+    life_begin(&life, simfs_new(14));
+    life.options.level_base_bytes = 2048;
+    life.options.level_ratio = 2;
+    life.options.level0_tables = 1;
+    life.options.table_bytes = 1024;
+    life_open(&life);
+    for (unsigned i = 0; i < 12; i++) {
+        life_commit(&life, 'a', 5);
+        int rc = pleat_flush(life.db, &life.err);
+        for (unsigned steps = 0; rc == 0 && steps < 8; steps++) {
+            struct life next = life;
+            uint64_t durable = life_durable(&life, NULL);
+            next.fs = simfs_crash(life.fs, SIMFS_MIN, i);
+            life_open(&next);
+            life_check(&next, durable, "after a job");
+            life_end(&next);
+            rc = pleat_step(life.db, &life.err);
+        }
+        cr_assert_geq(rc, 0, "%s", life.err.message);
+    }
+    struct pleat_stats stats = {.size = sizeof stats};
+    cr_assert_eq(pleat_stats_read(life.db, &stats, &life.err), 0);
+    cr_assert_gt(stats.compactions, 2);
+    life_end(&life);
+}
+
+/* X2: an edit whose outcome is unknown may be in, so the tables that it names stay. */
+Test(jobs, tables_of_an_edit_that_may_be_in_are_kept) {
+    unsigned poisoned = 0;
+    for (uint64_t at = 1; at < 8; at++) {
+        struct life life;
+        life_begin(&life, simfs_new(15));
+        life_open(&life);
+        life_commit(&life, 'a', 4);
+        simfs_fault_add(life.fs, (struct simfs_fault){.calls = SIMFS_FILE_SYNC, .at = at, .os_errno = EIO});
+        int rc = pleat_flush(life.db, &life.err);
+        poisoned += rc < 0 && pleat_health(life.db, NULL) < 0;
+        life_crash(&life, SIMFS_KILL, 1);
+        life_open(&life);
+        life_check(&life, 4, "after a failed sync in a flush");
+        life_end(&life);
+    }
+    cr_assert_gt(poisoned, 0, "no edit had an unknown outcome");
+}
