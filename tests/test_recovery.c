@@ -231,6 +231,46 @@ Test(recovery, a_segment_of_a_copy_of_the_store_is_not_followed) {
     }
 }
 
+/* A chain that is right and a first record that is not the next: no writer makes that, so its file is a forgery. */
+Test(recovery, a_segment_that_goes_on_behind_a_gap_is_not_followed) {
+    struct life life;
+    life_begin(&life, simfs_new(3));
+    life_open(&life);
+    life_commit(&life, 'a', 4);
+    uint64_t segment = life.db->active_segment->number;
+    uint8_t store_id[WAL_STORE_ID_BYTES];
+    memcpy(store_id, registry_store(life.db->registry)->store_id, sizeof store_id);
+    struct wal_tail tail = wal_writer_tail(life.db->active_segment->writer);
+    life_crash(&life, SIMFS_KILL, 1);
+
+    struct vfs_dir *dir;
+    struct wal_writer *writer;
+    struct wal_record record;
+    const struct vfs *vfs = simfs_vfs(life.fs);
+    cr_assert_eq(vfs->dir_open(vfs, &mem_system, "store", VFS_DIR_EXISTING, 0, &dir, NULL), 0);
+    struct wal_writer_options options = {.vfs = vfs,
+                                         .dir = dir,
+                                         .mem = &mem_system,
+                                         .store_id = store_id,
+                                         .segment = segment + 1,
+                                         .bytes = 4096,
+                                         .predecessor = tail,
+                                         .first_sequence = tail.last_sequence + 3,
+                                         .file_mode = 0600,
+                                         .by_write = true};
+    cr_assert_eq(wal_writer_create(&options, &writer, NULL), 0);
+    wal_record_init(&record, &mem_system);
+    struct entry entry = {.kind = ENTRY_PUT, .key = (const uint8_t *)"060", .key_bytes = 3};
+    cr_assert_eq(wal_record_add(&record, 0, &entry, NULL, NULL), 0);
+    cr_assert_eq(wal_writer_append(writer, &record, options.first_sequence, 0, NULL), 0);
+    wal_record_fini(&record);
+    wal_writer_close(writer);
+    vfs->dir_close(dir);
+    life_open(&life);
+    life_check(&life, 4, "with a forged segment");
+    life_end(&life);
+}
+
 /* The first pages of a log are lost, the last one says that they had been durable. */
 Test(recovery, a_hole_in_what_was_durable_is_damage_and_nothing_changes) {
     struct life life;
