@@ -230,6 +230,32 @@ Test(table_damage, blocks_that_changed_places_are_found) {
     room_close(&room);
 }
 
+/* The same place of a table of the same shape: length and offset are right, only whose block it is is not. */
+Test(table_damage, a_block_of_another_table_is_found) {
+    struct room room;
+    room_open(&room, &mem_system);
+    struct rows rows = rows_grouped(8, 6, 20, true);
+    struct table_builder_options options = options_small();
+    options.codec = PLEAT_CODEC_NONE;
+    struct table_meta meta = build(&room, &rows, &options);
+    rows.data[0].value[1]++;
+    options.number = 9;
+    struct table_meta other = build(&room, &rows, &options);
+    rows.data[0].value[1]--;
+    struct file_bytes file = file_load(&room, 9);
+    file_patch(&room, 7, 0, file.data, TABLE_HEADER_BYTES + load_u32(file.data + TABLE_HEADER_STORED));
+    struct table *table = open_table(&room, &meta);
+    error_clear(&room.error);
+    (void)get_checked(&room, table, &rows, rows.data[0].key, rows.data[0].entry.key_bytes);
+    expect_corrupt(&room, room.error.code, "checksum");
+    table_close(table);
+    free(file.data);
+    table_meta_fini(&mem_system, &meta);
+    table_meta_fini(&mem_system, &other);
+    rows_free(&rows);
+    room_close(&room);
+}
+
 Test(table_damage, a_meta_that_differs_in_any_field_is_refused) {
     struct room room;
     room_open(&room, &mem_system);

@@ -450,6 +450,38 @@ Test(version, a_hole_over_several_frames_is_damage_when_any_frame_follows) {
     past_fini(&past);
 }
 
+/* A stale sector may put a frame of another manifest behind ours, at its own place and with its own index. */
+Test(version, a_frame_of_another_manifest_never_counts) {
+    struct room rooms[2];
+    uint8_t *files[2];
+    size_t bytes[2], before[2];
+    uint64_t digest = 0;
+    for (int i = 0; i < 2; i++) {
+        struct edit edit;
+        cr_assert_eq(room_enter(&rooms[i], simfs_new((uint64_t)i + 1), &mem_system), 0);
+        cr_assert_eq(room_create(&rooms[i]), 0);
+        digest = registry_digest(rooms[i].registry); /* the same for both: it does not know the identity */
+        free(simfs_read_file(rooms[i].fs, "db", MANIFEST_NAME, &before[i]));
+        edit_init(&edit, &mem_system);
+        edit.has_history = true;
+        edit.history = 7;
+        cr_assert_eq(registry_apply(rooms[i].registry, &edit, &rooms[i].error), 0, "%s", rooms[i].error.message);
+        edit_fini(&edit);
+        files[i] = simfs_read_file(rooms[i].fs, "db", MANIFEST_NAME, &bytes[i]);
+        room_shut(&rooms[i]);
+    }
+    cr_assert(before[0] == before[1] && bytes[0] == bytes[1], "the manifests are of one shape");
+    memcpy(files[0] + before[0], files[1] + before[1], bytes[1] - before[1]);
+    simfs_write_file(rooms[0].fs, "db", MANIFEST_NAME, files[0], bytes[0]);
+    cr_assert_eq(room_open(&rooms[0]), 0, "%s", rooms[0].error.message);
+    cr_assert_eq(registry_digest(rooms[0].registry), digest, "the other store's edit shows");
+    for (int i = 0; i < 2; i++) {
+        free(files[i]);
+        room_leave(&rooms[i]);
+        simfs_free(rooms[i].fs);
+    }
+}
+
 Test(version, random_bytes_in_valid_frames_never_open_as_a_broken_state) {
     struct random random = random_begin("version/hostile");
     struct room room;

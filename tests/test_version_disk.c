@@ -212,8 +212,8 @@ Test(version_disk, an_edit_refused_for_space_never_shows_even_when_all_of_it_was
         }
         cr_assert_eq(rc, PLEAT_ERR_NO_SPACE);
         cr_assert_eq(registry_health(room.registry, NULL), 0);
-        for (unsigned m = 0; m < SIMFS_MODELS; m++) {
-            struct simfs *image = simfs_crash(room.fs, (enum simfs_model)m, at);
+        for (unsigned i = 0; i < 24 * SIMFS_MODELS; i++) {
+            struct simfs *image = simfs_crash(room.fs, (enum simfs_model)(i % SIMFS_MODELS), at + i);
             struct room again;
             cr_assert_eq(room_enter(&again, image, &mem_system), 0);
             cr_assert_eq(room_open(&again), 0, "%s", again.error.message);
