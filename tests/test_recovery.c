@@ -505,33 +505,126 @@ Test(syncing, it_covers_every_older_segment_and_the_names) {
 
 /* ---- flushes and compactions ------------------------------------------------------------------------------------ */
 
-/* MIN keeps nothing but what was synced: after every background job the store is whole, at a sequence that it said. */
-Test(jobs, after_every_one_a_loss_of_power_finds_all_that_was_durable) {
-    struct life life;
-    life_begin(&life, simfs_new(14));
-    life.options.level_base_bytes = 2048;
-    life.options.level_ratio = 2;
-    life.options.level0_tables = 1;
-    life.options.table_bytes = 1024;
-    life_open(&life);
-    for (unsigned i = 0; i < 12; i++) {
-        life_commit(&life, 'a', 5);
-        int rc = pleat_flush(life.db, &life.err);
-        for (unsigned steps = 0; rc == 0 && steps < 8; steps++) {
-            struct life next = life;
-            uint64_t durable = life_durable(&life, NULL);
-            next.fs = simfs_crash(life.fs, SIMFS_MIN, i);
-            life_open(&next);
-            life_check(&next, durable, "after a job");
-            life_end(&next);
-            rc = pleat_step(life.db, &life.err);
+/* Commits, flushes and compactions until the disk stops; *ret_durable: what was said to be durable. */
+static void jobs_run(struct life *life, uint64_t stop, uint64_t *ret_applied, uint64_t *ret_durable) {
+    life_begin(life, simfs_new(14));
+    life->options.level_base_bytes = 2048;
+    life->options.level_ratio = 2;
+    life->options.level0_tables = 1;
+    life->options.table_bytes = 1024;
+    *ret_applied = *ret_durable = 0;
+    simfs_stop_at(life->fs, stop);
+    int rc = life_try(life, simfs_vfs(life->fs));
+    for (unsigned i = 0; rc == 0 && i < 5; i++) {
+        for (unsigned n = 0; rc == 0 && n < 5; n++) {
+            rc = life_try_commit(life, 'a');
+            *ret_applied += rc == 0;
         }
-        cr_assert_geq(rc, 0, "%s", life.err.message);
+        rc = rc == 0 ? pleat_flush(life->db, &life->err) : rc;
+        for (unsigned steps = 0; rc == 0 && steps < 4; steps++) {
+            *ret_durable = life_durable(life, NULL);
+            rc = pleat_step(life->db, &life->err);
+        }
+        rc = rc == PLEAT_END ? 0 : rc;
     }
-    struct pleat_stats stats = {.size = sizeof stats};
-    cr_assert_eq(pleat_stats_read(life.db, &stats, &life.err), 0);
-    cr_assert_gt(stats.compactions, 2);
+    if (life->db != NULL) {
+        *ret_durable = life_durable(life, NULL);
+    }
+    cr_assert(rc == 0 || simfs_stopped(life->fs), "%s", life->err.message);
+}
+
+/* KILL keeps everything, removed names as well; MIN nothing but what was synced. Between them they see an input that
+ * went before its edit, and a table or a name that was not there when its edit was. */
+Test(jobs, a_crash_at_any_operation_finds_a_whole_store) {
+    uint64_t operations = 0;
+    for (uint64_t stop = 1; operations == 0; stop++) {
+        for (int kill = 0; kill < 2; kill++) {
+            struct life life;
+            uint64_t applied, durable;
+            jobs_run(&life, stop, &applied, &durable);
+            if (!simfs_stopped(life.fs)) {
+                struct pleat_stats stats = {.size = sizeof stats};
+                cr_assert_eq(pleat_stats_read(life.db, &stats, &life.err), 0);
+                cr_assert_gt(stats.compactions, 2);
+                operations = stop;
+            }
+            life.marks[applied + 1] = 'a'; /* the one that was stopped may be in */
+            life_crash(&life, kill != 0 ? SIMFS_KILL : SIMFS_MIN, stop);
+            life_open(&life);
+            uint64_t found = life_applied(&life);
+            cr_assert_geq(found, kill != 0 ? applied : durable, "stop %d", (int)stop);
+            cr_assert_leq(found, applied + 1, "stop %d", (int)stop);
+            life_check(&life, found, "after a crash");
+            life_end(&life);
+        }
+    }
+    cr_assert_gt(operations, 100);
+}
+
+/* The frozen generation is flushed with the cursor of its last commit, not with that of the commits since. */
+Test(jobs, a_flush_takes_the_cursor_of_its_own_last_commit) {
+    struct life life;
+    life_begin(&life, simfs_new(16));
+    life_open(&life);
+    life_commit_until_rotated(&life, 'a');
+    uint64_t frozen = life_applied(&life) - 1;
+    life_commit(&life, 'a', 2);
+    cr_assert_eq(pleat_step(life.db, &life.err), 0, "%s", life.err.message);
+    life_crash(&life, SIMFS_MIN, 1);
+    life_open(&life);
+    life_check(&life, frozen, "after the flush of the frozen part");
     life_end(&life);
+}
+
+static bool space_holds_x(struct pleat_space *space) {
+    struct pleat_value value;
+    int rc = pleat_get(space, NULL, (struct pleat_slice){"x", 1}, &value, NULL);
+    if (rc == 0) {
+        pleat_value_release(&value);
+    }
+    return rc == 0;
+}
+
+/* Puts "x" into the two spaces with one commit. */
+static int spaces_put(struct life *life, struct pleat_space *other) {
+    struct pleat_batch *batch;
+    struct pleat_slice x = {"x", 1};
+    int rc = pleat_batch_new(life->db, &batch, &life->err);
+    rc = rc == 0 ? pleat_batch_put(batch, pleat_default_space(life->db), x, x, &life->err) : rc;
+    rc = rc == 0 ? pleat_batch_put(batch, other, x, x, &life->err) : rc;
+    rc = rc == 0 ? pleat_commit(life->db, batch, NULL, NULL, &life->err) : rc;
+    pleat_batch_free(batch);
+    return rc;
+}
+
+/* F1: one flush of two spaces, stopped at each of its operations, is in for both or for none. A clear of one space
+ * makes durable what the other one got before it. */
+Test(jobs, spaces_go_to_disk_together) {
+    static const struct pleat_slice name = {"other", 5};
+    for (int clear = 0; clear < 2; clear++) {
+        bool stopped = true;
+        for (uint64_t stop = 1; stopped; stop++) {
+            struct life life;
+            struct pleat_space *other;
+            life_begin(&life, simfs_new(17));
+            life_open(&life);
+            cr_assert_eq(pleat_space_open(life.db, name, NULL, &other, &life.err), 0, "%s", life.err.message);
+            cr_assert_eq(spaces_put(&life, other), 0, "%s", life.err.message);
+            simfs_stop_at(life.fs, simfs_operations(life.fs) + stop);
+            int rc = clear != 0 ? pleat_space_clear(pleat_default_space(life.db), &life.err)
+                                : pleat_flush(life.db, &life.err);
+            stopped = simfs_stopped(life.fs);
+            cr_assert(rc == 0 || stopped, "%s", life.err.message);
+            life_crash(&life, SIMFS_MIN, stop);
+            life_open(&life);
+            cr_assert_eq(pleat_space_open(life.db, name, NULL, &other, &life.err), 0, "%s", life.err.message);
+            uint64_t applied = life_applied(&life);
+            cr_assert_geq(applied, rc == 0 ? 1 + (uint64_t)clear : 0);
+            cr_assert_eq(space_holds_x(other), applied >= 1, "at %d", (int)applied);
+            cr_assert_eq(space_holds_x(pleat_default_space(life.db)), applied == 1, "at %d", (int)applied);
+            life_end(&life);
+        }
+    }
 }
 
 /* X2: an edit whose outcome is unknown may be in, so the tables that it names stay. */

@@ -80,6 +80,9 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
     }
     if (rc == 0) {
         rc = cursor_set_reserve(&edit.cursors, generation->cursors.count, err);
+        if (MUTATION(flush_cursors) && rc == 0) {
+            rc = cursor_set_reserve(&edit.cursors, db->cursors.count, err);
+        }
     }
     if (rc == 0) {
         cursor_set_assign(&edit.cursors, MUTATION(flush_cursors) ? &db->cursors : &generation->cursors);
