@@ -503,6 +503,33 @@ Test(syncing, it_covers_every_older_segment_and_the_names) {
     life_end(&life);
 }
 
+/* F7: after either the outcome on disk is unknown, so nothing is asked of it again. */
+Test(syncing, a_failed_sync_or_append_makes_the_store_read_only_with_that_error) {
+    for (int append = 0; append < 2; append++) {
+        struct life life;
+        struct pleat_error sticky = {0};
+        life_begin(&life, simfs_new(18));
+        life_open(&life);
+        life_commit(&life, 'a', 2);
+        simfs_fault_add(life.fs, (struct simfs_fault){.calls = append != 0 ? SIMFS_LOG_PUBLISH : SIMFS_LOG_SYNC,
+                                                      .at = 1,
+                                                      .os_errno = EIO,
+                                                      .half = true});
+        int rc = append != 0 ? life_try_commit(&life, 'b') : pleat_sync(life.db, &life.err);
+        cr_assert_eq(rc, PLEAT_ERR_IO, "%s", life.err.message);
+        cr_assert_eq(pleat_health(life.db, &sticky), PLEAT_ERR_IO);
+        cr_assert_str_eq(sticky.message, life.err.message, "the sticky error is another one");
+        cr_assert_eq(life_try_commit(&life, 'b'), PLEAT_ERR_IO);
+        cr_assert_str_eq(sticky.message, life.err.message, "a later write is refused with another error");
+        cr_assert_eq(pleat_sync(life.db, NULL), PLEAT_ERR_IO);
+        cr_assert_eq(simfs_sync_retries(life.fs), 0);
+        life_check(&life, 2, "of a store that is read-only");
+        cr_assert_eq(life_durable(&life, NULL), 0);
+        life_drop(&life);
+        simfs_free(life.fs);
+    }
+}
+
 /* ---- flushes and compactions ------------------------------------------------------------------------------------ */
 
 /* Commits, flushes and compactions until the disk stops; *ret_durable: what was said to be durable. */
