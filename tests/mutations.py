@@ -26,7 +26,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PROGRAM_SECONDS_MAX = 60
+PROGRAM_SECONDS_MAX = 120
 
 # Programs over random histories, and how long each may look for a defect. All others run once.
 ARGUMENTS = {

@@ -8,7 +8,8 @@
  *
  * and tests/mutations.py runs the test programs against every one of them: each must be convicted (docs/mutations.md
  * says by which test). Without the option, as everywhere but in tests, MUTATION() is the constant false: the library
- * then has no variable and not an instruction of this, and its exported names are the same in either case.
+ * then has no variable of this, and the compiler makes the code that it would make without. Nothing is exported in
+ * either case.
  *
  * A mutation build has the one global of this library, set before main and never changed: a defect is a property of the
  * build that runs, not of a store.

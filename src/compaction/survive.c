@@ -11,10 +11,10 @@ void survive_init(struct survive *survive, const struct tree *tree, unsigned lev
 }
 
 bool survive_can_drop(struct survive *survive, const uint8_t *key, size_t key_bytes) {
+    const struct level *level0 = &survive->tree->levels[0];
     if (MUTATION(compact_survive)) {
         return true;
     }
-    const struct level *level0 = &survive->tree->levels[0];
     for (size_t i = survive->level0_first; i < level0->count; i++) {
         const struct table_meta *meta = &level0->tables[i]->meta;
         if (key_compare(meta->smallest, meta->smallest_bytes, key, key_bytes) <= 0 &&

@@ -304,7 +304,7 @@ static int open_start(struct pleat_db *db, struct generation **generations, unsi
         struct wal_tail none = {.segment = 0, .last_sequence = applied, .running_hash = 0};
         rc = segment_start(db, number, applied + 1, none, 0, &db->active_segment, err);
         db->active = generations[0];
-        count++;
+        count = MUTATION(recover_relog) ? count + 1 : 1;
     }
     struct version *version = registry_current(db->registry);
     rc = rc == 0 ? view_start(db, generations, count, version, err) : rc;
