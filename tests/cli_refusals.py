@@ -216,9 +216,9 @@ class Damage(ToolTest):
     def test_of_the_manifest(self):
         self.fold(b"put\tk\tv\ncommit\tx\n")
         size = (self.store / "MANIFEST").stat().st_size
-        # Header and frame 0; the frames behind may be torn when they are the last, and are tried where they are not.
-        places = [0, 9, 20, 33, 41, 50, 57, 61, 70, 100, 110]
-        self.assertGreater(size, 150)
+        # Header and frame 0, which is all that the manifest of a closed store has.
+        places = [0, 9, 20, 33, 41, 50, 57, 61, 70, 100, 110, size - 1]
+        self.assertGreater(size, 120)
         self.each_damage(self.store / "MANIFEST", places, self.every, [b"MANIFEST", b"offset", b"PLEAT_ERR_CORRUPT"])
 
     def test_of_a_manifest_that_is_cut_or_gone(self):
@@ -265,7 +265,7 @@ class Damage(ToolTest):
     def test_of_the_log_before_its_durable_end(self):
         self.killed_store([r for i in range(20) for r in (("put", b"k%d" % i, b"v" * 100), ("commit", b"%d" % i))])
         segment = max(self.store.glob("*.wal"))
-        places = [0, 20, 40, 70, 124, 128, 136, 150, 160, 170, 200, 1000, 2000]
+        places = [0, 20, 40, 70, 124, 160, 168, 182, 192, 202, 232, 1000, 2000]
         self.each_damage(segment, places, self.every, [segment.name.encode(), b"offset", b"PLEAT_ERR_CORRUPT"])
         before = segment.read_bytes()
         segment.write_bytes(before[:100] + bytes(len(before) - 100))

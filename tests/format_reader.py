@@ -134,7 +134,7 @@ class Manifest:
         self.store_id = data[16:32]
         self.seed = mix(U64(data, 48)[0], U64(data, 40)[0])
         self.number_bound = self.space_bound = self.last_sequence = self.log_floor = 0
-        self.history = self.history_sequence = self.clean = 0
+        self.history = self.history_sequence = self.clean = self.log_synced = 0
         self.cursors, self.spaces, self.tables, self.used = {}, {}, {}, {}
         at, index = 56, 0
         while self.frame_is_valid(data, at, index):
@@ -186,6 +186,8 @@ class Manifest:
                 missing, last_name = missing - 1, name
             elif tag == 10:
                 self.history, self.history_sequence = field.varint(), field.varint()
+            elif tag == 24:
+                self.raised("log_synced", field.varint())
             elif tag == 12:
                 self.clean = field.varint()
                 expect(self.clean <= 1, "clean")
@@ -444,19 +446,24 @@ class Segment:
     def __init__(self, data, store_id, number, floor):
         self.key = mix(mix(U64(store_id, 0)[0], U64(store_id, 8)[0]), number)
         self.data, self.records, self.durable, self.is_valid = data, [], 0, False
-        at = 128
-        if len(data) >= 128 and data[:8] == b"PLEATWAL" and U64(data, 120)[0] == xxh3_64(data[:120]):
-            expect(struct.unpack_from("<II", data, 8) == (1, 128), "segment format")
+        at = 160
+        for mark in (128, 144) if len(data) >= 160 else ():
+            if U64(data, mark + 8)[0] == xxh3_64(data[mark:mark + 8], self.key):
+                self.durable = max(self.durable, U64(data, mark)[0])
+        if len(data) >= 160 and data[:8] == b"PLEATWAL" and U64(data, 120)[0] == xxh3_64(data[:120]):
+            expect(struct.unpack_from("<II", data, 8) == (1, 160), "segment format")
             expect(data[16:32] == store_id and U64(data, 32)[0] == number, "segment identity")
             self.predecessor = struct.unpack_from("<QQQ", data, 40)
             self.first_sequence, reserved = struct.unpack_from("<QQ", data, 64)
             expect(self.predecessor[0] < number and self.first_sequence > self.predecessor[1], "segment order")
             expect(len(data) <= reserved and data[80:120] == bytes(40), "segment header")
-            self.is_valid = True
+            self.is_valid, self.missing = True, reserved - len(data)
+            if self.predecessor[0] == 0:
+                self.durable = max(self.durable, self.predecessor[1])
             self.number, self.last, self.running = number, self.first_sequence - 1, U64(data, 120)[0]
             at = self.read(at, floor)
         self.end = at
-        self.torn = self.scan(at)
+        self.scan(at)
 
     def record(self, at):
         """(sequence, durable, entries, cursors, length, checksum), or None when there is no valid record."""
@@ -508,7 +515,7 @@ class Segment:
         expect(source.at == end, "cursors of a record")
 
     def scan(self, at):
-        """What lies behind the end: evidence of what was durable. Whether anything is there."""
+        """What lies behind the end: evidence of what was durable."""
         torn = self.data[at:].count(0) != len(self.data) - at
         while torn and len(self.data) - at >= 48:
             record = self.record(at) if U64(self.data, at)[0] else None
@@ -517,7 +524,6 @@ class Segment:
                 at += record[4]
             else:
                 at += 8
-        return torn
 
 
 # ---- the store ----------------------------------------------------------------------------------------------------
@@ -550,9 +556,15 @@ class Store:
         floor = self.manifest.last_sequence
         durable, tail, ended = 0, None, False
         self.log_records = 0
+        numbers = [number for number, _ in files]
+        synced = self.manifest.log_synced
+        expect(synced == 0 or synced < self.manifest.log_floor or synced in numbers, "a synced segment is missing")
         for number, data in files:
             segment = Segment(data, self.manifest.store_id, number, floor)
             durable = max(durable, segment.durable)
+            expect(number > synced or segment.is_valid and segment.missing == 0, "a synced segment is cut")
+            expect(not segment.is_valid or segment.predecessor[0] < self.manifest.log_floor or
+                   segment.predecessor[0] in numbers, "a predecessor is missing")
             if not segment.is_valid or ended:
                 ended = True
                 continue
@@ -566,7 +578,6 @@ class Store:
                         break
                     self.apply(sequence, entries, cursors)
             tail = segment.number, segment.last, segment.running
-            ended = ended or segment.torn
         expect(durable <= self.sequence, "the log ends at %d, durable was %d" % (self.sequence, durable))
 
     def apply(self, sequence, entries, cursors):

@@ -289,7 +289,7 @@ Test(version, unknown_fields_are_refused_as_newer_unless_they_may_be_ignored) {
         int status;
     } rows[] = {
         {{0}, 0, 0},                                  /* an empty edit */
-        {{24, 2, 7, 7}, 4, PLEAT_ERR_NEWER},          /* even: must be known */
+        {{26, 2, 7, 7}, 4, PLEAT_ERR_NEWER},          /* even: must be known */
         {{0, 0}, 2, PLEAT_ERR_NEWER},
         {{25, 2, 7, 7}, 4, 0},                        /* odd: may be lost */
         {{7, 3, 7, 7}, 4, PLEAT_ERR_CORRUPT},         /* longer than the payload */
@@ -371,7 +371,7 @@ static void past_make(struct past *past, struct random *random) {
     }
     room_shut(&past->room);
     past->file = simfs_read_file(past->room.fs, "db", MANIFEST_NAME, &past->bytes);
-    cr_assert_eq(past->bytes, past->ends[HISTORY_STEPS]);
+    cr_assert_eq(past->bytes, past->ends[HISTORY_STEPS] + MANIFEST_FRAME_BYTES, "a seal ends it");
 }
 
 static void past_fini(struct past *past) {
@@ -402,7 +402,7 @@ Test(version, a_cut_manifest_shows_the_edits_before_the_cut_or_is_damaged) {
     past_fini(&past);
 }
 
-Test(version, a_flipped_bit_is_damage_but_in_the_last_frame_which_may_be_torn) {
+Test(version, a_flipped_bit_is_damage_but_in_the_seal_which_says_nothing_then) {
     struct random random = random_begin("version/flip");
     struct past past;
     past_make(&past, &random);
@@ -412,12 +412,12 @@ Test(version, a_flipped_bit_is_damage_but_in_the_last_frame_which_may_be_torn) {
         simfs_write_file(past.room.fs, "db", MANIFEST_NAME, past.file, past.bytes);
         past.file[i] ^= mask;
         int rc = room_open(&past.room);
-        if (i < past.ends[HISTORY_STEPS - 1]) {
+        if (i < past.ends[HISTORY_STEPS]) {
             cr_assert_eq(rc, PLEAT_ERR_CORRUPT, "byte %zu", i);
             cr_assert_not_null(strstr(past.room.error.message, "MANIFEST: damaged at offset"));
         } else {
             cr_assert_eq(rc, 0, "byte %zu: %s", i, past.room.error.message);
-            cr_assert_eq(registry_digest(past.room.registry), past.digests[HISTORY_STEPS - 1]);
+            cr_assert_eq(registry_digest(past.room.registry), past.digests[HISTORY_STEPS]);
             room_shut(&past.room);
         }
     }
@@ -429,17 +429,18 @@ Test(version, a_hole_over_several_frames_is_damage_when_any_frame_follows) {
     struct past past;
     past_make(&past, &random);
     for (size_t from = 0; from < HISTORY_STEPS; from++) {
-        for (size_t to = from + 1; to <= HISTORY_STEPS; to++) {
+        for (size_t to = from + 1; to <= HISTORY_STEPS + 1; to++) { /* the last: with the seal */
+            size_t end = to <= HISTORY_STEPS ? past.ends[to] : past.bytes;
             for (int fill = 0; fill < 2; fill++) {
                 uint8_t *file = malloc(past.bytes);
                 memcpy(file, past.file, past.bytes);
-                for (size_t i = past.ends[from]; i < past.ends[to]; i++) {
+                for (size_t i = past.ends[from]; i < end; i++) {
                     file[i] = fill == 0 ? 0 : (uint8_t)random_next(&random);
                 }
                 simfs_write_file(past.room.fs, "db", MANIFEST_NAME, file, past.bytes);
                 free(file);
                 int rc = room_open(&past.room);
-                cr_assert_eq(rc, to < HISTORY_STEPS ? PLEAT_ERR_CORRUPT : 0, "frames %zu to %zu", from, to);
+                cr_assert_eq(rc, to <= HISTORY_STEPS ? PLEAT_ERR_CORRUPT : 0, "frames %zu to %zu", from, to);
                 if (rc == 0) {
                     cr_assert_eq(registry_digest(past.room.registry), past.digests[from]);
                     room_shut(&past.room);
@@ -540,7 +541,7 @@ Test(version, a_file_of_false_frame_headers_is_refused_in_bounded_time) {
     memcpy(file, past.file, past.bytes);
     for (size_t i = past.bytes; i + 8 <= bytes; i += 8) {
         store_u32(file + i, (uint32_t)(bytes - i - MANIFEST_FRAME_BYTES));
-        store_u32(file + i + 4, HISTORY_STEPS + 1);
+        store_u32(file + i + 4, HISTORY_STEPS + 2); /* behind the seal */
     }
     simfs_write_file(past.room.fs, "db", MANIFEST_NAME, file, bytes);
     free(file);

@@ -218,7 +218,7 @@ static int dump_log(struct dump *dump, uint64_t segment, struct pleat_error *err
         printf(", behind segment %" PRIu64 " that ends at sequence %" PRIu64 " with running hash %016" PRIx64,
                header->predecessor.segment, header->predecessor.last_sequence, header->predecessor.running_hash);
     }
-    fputs("\n    offset    bytes  record\n         0      128  header\n", stdout);
+    fputs("\n    offset    bytes  record\n         0      160  header and marks\n", stdout);
     rc = log_records_print(dump, reader, err);
     wal_reader_close(reader);
     return rc;

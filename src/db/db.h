@@ -93,6 +93,7 @@ struct segment {
     bool sealed;               /* nothing is appended any more */
     bool synced;               /* sealed and all of it durable */
     bool name_synced;
+    bool recorded;             /* the manifest says that it is synced */
     unsigned users;            /* threads inside writer outside the lock; it is closed at zero */
 };
 

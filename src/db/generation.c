@@ -202,6 +202,15 @@ void generation_reserve_number(struct pleat_db *db) {
     }
 }
 
+/* A segment's name is durable before another one names it as its predecessor (Q8 in recover.c). Syncs and flushes have
+ * seen to that, but for the first segment of a life without any. */
+static int generation_sync_name(struct pleat_db *db, struct segment *segment, struct pleat_error *err) {
+    mutex_lock(&db->sync_mu);
+    bool synced = segment->name_synced;
+    mutex_unlock(&db->sync_mu);
+    return synced ? 0 : sync_names(db, err);
+}
+
 int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record_bytes, struct pleat_error *err) {
     mutex_check_held(&db->commit_mu);
     struct generation *old = db->active;
@@ -213,6 +222,7 @@ int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record
     uint64_t number;
     /* The cursors freeze as of the last commit: nobody else changes them while commit_mu is held. */
     int rc = cursor_set_reserve(&old->cursors, db->cursors.count, err);
+    rc = rc == 0 ? generation_sync_name(db, old_segment, err) : rc;
     if (rc < 0) {
         return rc;
     }

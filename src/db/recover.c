@@ -11,15 +11,18 @@
  *                                                      ^ the log ends here
  *
  *   Q1  Records up to L are passed over; the first one applied is L + 1; then densely upward.
- *   Q2  The log ends at the first record that is not valid, or at a segment whose header does not name exactly where
- *       its predecessor ended. What lies behind is never replayed.
+ *   Q2  The log ends at the first record that is not valid, unless the next segment's header names exactly this end; or
+ *       at a segment whose header does not. What lies behind is never replayed.
  *   Q3  If anything valid that is read - also behind the end - says that a sequence beyond the end had been durable,
- *       the log is damaged, not torn: PLEAT_ERR_CORRUPT, and nothing on disk has changed.
+ *       the log is damaged, not torn: PLEAT_ERR_CORRUPT, and nothing on disk has changed. A header without predecessor
+ *       says so of all sequences before it: open_start makes such a one when everything is in tables.
  *   Q4  A history that may have lost commits ends: unless the store was closed cleanly, a new history begins.
  *   Q5  Files are removed only after the manifest of this life is durable.
  *   Q6  All that the second pass replays has been judged by the first, the spaces of its entries included, so that
  *       damage is found before anything is written.
  *   Q7  No number is taken over from disk, names of files included, that leaves no room to count on from.
+ *   Q8  A live segment that another one names as its predecessor, or that the manifest calls synced, is there: its name
+ *       was durable before. One that is not is damage, as when a manifest lost the edits that had ended that segment.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -41,6 +44,9 @@ struct recovery {
     uint64_t end_segment;      /* where the end lies, and ... */
     uint64_t end_offset;       /* ... at which byte */
     struct wal_tail tail;      /* of the last segment followed */
+    const struct db_listing *listing;
+    uint64_t log_floor;
+    uint64_t log_synced;       /* live segments up to this one are whole, as far as a sync goes */
     bool has_tail;
     bool ended;
     uint64_t records;
@@ -54,12 +60,11 @@ static void recover_evidence(struct recovery *recovery, uint64_t segment, uint64
     }
 }
 
-/* The log ends in this segment at this byte: later ones are read for evidence only. */
-static void recover_end(struct recovery *recovery, uint64_t segment, uint64_t offset) {
-    if (!recovery->ended) {
-        recovery->ended = true;
+/* The log ends in front of this segment: it and later ones are read for evidence only. */
+static void recover_end(struct recovery *recovery, uint64_t segment) {
+    recovery->ended = true;
+    if (recovery->end_segment == 0) {
         recovery->end_segment = segment;
-        recovery->end_offset = offset;
     }
 }
 
@@ -107,7 +112,7 @@ static int recover_scan_records(struct recovery *recovery, struct wal_reader *re
         recover_evidence(recovery, number, view.durable_sequence);
         if (*follow && view.sequence > recovery->floor_sequence && view.sequence != recovery->last_sequence + 1 &&
             !MUTATION(recover_dense) && !MUTATION(recover_order)) {
-            recover_end(recovery, number, offset); /* a hole in front of this record: the rest is evidence */
+            recover_end(recovery, number); /* a hole in front of this record: the rest is evidence */
             *follow = false;
         }
         if (*follow && view.sequence > recovery->floor_sequence) {
@@ -123,6 +128,33 @@ static int recover_scan_records(struct recovery *recovery, struct wal_reader *re
     return rc;
 }
 
+static bool recover_has_segment(const struct recovery *recovery, uint64_t number) {
+    for (size_t i = 0; i < recovery->listing->segment_count; i++) {
+        if (recovery->listing->segments[i] == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int recover_lost(uint64_t segment, const char *what, uint64_t expected, struct pleat_error *err) {
+    char name[WAL_NAME_BYTES];
+    wal_name(segment, name);
+    return error_corrupt(err, name, 0, what, expected, 0);
+}
+
+/* What a valid header says of what was there before its segment (Q3, Q8). */
+static int recover_header(struct recovery *recovery, const struct wal_header *header, struct pleat_error *err) {
+    const struct wal_tail *predecessor = &header->predecessor;
+    if (predecessor->segment == 0) {
+        recover_evidence(recovery, header->segment, predecessor->last_sequence);
+    } else if (predecessor->segment >= recovery->log_floor && !recover_has_segment(recovery, predecessor->segment)) {
+        return recover_lost(predecessor->segment, "the file is missing; the live segment behind it", header->segment,
+                            err);
+    }
+    return 0;
+}
+
 /* First pass over one segment. */
 static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat_error *err) {
     struct pleat_db *db = recovery->db;
@@ -130,6 +162,10 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
     struct pleat_error header_error = {0};
     const uint8_t *store_id = registry_store(db->registry)->store_id;
     int rc = wal_reader_open(db->vfs, db->dir, db->mem, store_id, number, &reader, &header_error);
+    if (number <= recovery->log_synced && rc != 0) {
+        return rc == PLEAT_END ? recover_lost(number, "the header of a segment that was synced is missing", 0, err)
+                               : error_set(err, rc, header_error.os_errno, "%s", header_error.message);
+    }
     if (rc == PLEAT_END || rc == PLEAT_ERR_CORRUPT) {
         /* Created and never synced, or damaged: the records tell. Valid ones are only written behind a valid header. */
         uint64_t durable = 0;
@@ -141,15 +177,24 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
             return probe;
         }
         recover_evidence(recovery, number, durable);
-        recover_end(recovery, number, 0);
+        recover_end(recovery, number);
         return 0;
     }
     if (rc < 0) {
         return error_set(err, rc, header_error.os_errno, "%s", header_error.message);
     }
+    rc = recover_header(recovery, wal_reader_header(reader), err);
+    if (rc == 0 && number <= recovery->log_synced && wal_reader_header(reader)->missing_bytes > 0) {
+        rc = recover_lost(number, "bytes are missing at the end of a segment that was synced",
+                          wal_reader_header(reader)->missing_bytes, err);
+    }
+    if (rc < 0) {
+        wal_reader_close(reader);
+        return rc;
+    }
     bool follow = !recovery->ended && recover_is_chained(recovery, wal_reader_header(reader));
     if (!follow) {
-        recover_end(recovery, number, 0);
+        recover_end(recovery, number);
     }
     rc = recover_scan_records(recovery, reader, number, &follow, err);
     struct wal_end end;
@@ -160,11 +205,8 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
         if (follow) {
             recovery->tail = end.tail;
             recovery->has_tail = true;
-            if (end.torn || end.record_behind) {
-                recover_end(recovery, number, end.offset);
-            }
-            recovery->end_offset = recovery->ended ? recovery->end_offset : end.offset;
-            recovery->end_segment = recovery->ended ? recovery->end_segment : number;
+            recovery->end_offset = end.offset; /* unless the next segment follows: its header names this end */
+            recovery->end_segment = number;
         }
     }
     wal_reader_close(reader);
@@ -239,6 +281,20 @@ static int recover_room(struct pleat_db *db, struct generation **generations, un
     return 0;
 }
 
+/* What a valid record says and the manifest does not bear out is damage of one of the two: the text names the log. */
+static int recover_apply(struct pleat_db *db, struct generation *generation, uint64_t segment,
+                         const struct version *version, struct wal_view view, struct pleat_error *err) {
+    struct pleat_error failure = {0};
+    int rc = generation_insert(generation, recover_slot_of, version, view, &failure);
+    rc = rc == 0 ? recover_cursors(db, view, &failure) : rc;
+    if (rc < 0) {
+        char name[WAL_NAME_BYTES];
+        wal_name(segment, name);
+        return error_set(err, rc, failure.os_errno, "%s: %.200s", name, failure.message);
+    }
+    return 0;
+}
+
 static int recover_replay_segment(struct recovery *recovery, uint64_t number, const struct version *version,
                                   struct generation **generations, unsigned *count, struct pleat_error *err) {
     struct pleat_db *db = recovery->db;
@@ -256,8 +312,7 @@ static int recover_replay_segment(struct recovery *recovery, uint64_t number, co
             break;
         }
         rc = recover_room(db, generations, count, number, view.sequence, generation_bytes_max(view), err);
-        rc = rc == 0 ? generation_insert(generations[0], recover_slot_of, version, view, err) : rc;
-        rc = rc == 0 ? recover_cursors(db, view, err) : rc;
+        rc = rc == 0 ? recover_apply(db, generations[0], number, version, view, err) : rc;
         if (rc < 0) {
             break;
         }
@@ -440,9 +495,16 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
         .floor_sequence = state.last_sequence,
         .last_sequence = state.last_sequence,
         .version = registry_current(db->registry),
+        .listing = listing,
+        .log_floor = state.log_floor,
+        .log_synced = state.log_synced,
     };
     int rc = recover_check_counters(listing, &state, err);
     rc = rc == 0 && !MUTATION(recover_tables) ? recover_check_tables(db, listing, err) : rc;
+    if (rc == 0 && state.log_synced > 0 && state.log_synced >= state.log_floor &&
+        !recover_has_segment(&recovery, state.log_synced)) {
+        rc = recover_lost(state.log_synced, "the file is missing; the log floor", state.log_floor, err);
+    }
     for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
         if (listing->segments[i] >= state.log_floor) {
             rc = recover_scan(&recovery, listing->segments[i], err);

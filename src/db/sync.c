@@ -40,6 +40,13 @@ static bool sync_advance(struct pleat_db *db, uint64_t sequence, const struct cu
     /* Cannot fail: room was made by the commit that brought a new name. */
     cursor_set_assign(&db->durable_cursors, cursors);
     atomic_store_explicit(&db->durable, sequence, memory_order_release); /* pairs with the acquire in db_durable */
+    struct segment *newest = db->segments;
+    while (newest != NULL && newest->next != NULL) {
+        newest = newest->next;
+    }
+    if (newest != NULL) {
+        wal_writer_mark(newest->writer, sequence); /* evidence for the next open, outside of what it is about */
+    }
     return true;
 }
 
@@ -81,6 +88,12 @@ void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_se
 
 int sync_names(struct pleat_db *db, struct pleat_error *err) {
     struct pleat_error failure = {0};
+    uint64_t newest = 0;
+    mutex_lock(&db->sync_mu);
+    for (const struct segment *segment = db->segments; segment != NULL; segment = segment->next) {
+        newest = segment->number;
+    }
+    mutex_unlock(&db->sync_mu);
     mutex_lock(&db->names_mu); /* a sync that works behind one that has failed must not be believed */
     int rc = db_health(db, err);
     if (rc == 0) {
@@ -91,6 +104,11 @@ int sync_names(struct pleat_db *db, struct pleat_error *err) {
         }
     }
     mutex_unlock(&db->names_mu);
+    mutex_lock(&db->sync_mu);
+    for (struct segment *segment = db->segments; rc == 0 && segment != NULL; segment = segment->next) {
+        segment->name_synced = segment->name_synced || segment->number <= newest;
+    }
+    mutex_unlock(&db->sync_mu);
     return rc;
 }
 
@@ -107,11 +125,17 @@ static int sync_segments(struct pleat_db *db, struct segment *const *segments, s
     return names && !MUTATION(sync_names) ? sync_names(db, err) : 0;
 }
 
+/* Leaves evidence in the manifest, once a segment, that it is there: its loss is then never taken for a torn end.
+ * What could not be written is no failure of the sync, unless nobody knows any more what the manifest holds. */
+static int sync_record(struct pleat_db *db, const struct segment *newest, struct pleat_error *err) {
+    return registry_log_synced(db->registry, newest->number, NULL) < 0 ? registry_health(db->registry, err) : 0;
+}
+
 /* Leads one sync. sync_mu held on entry and exit. */
 static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     struct segment *taken[SYNC_SEGMENTS_MAX];
     size_t count = 0;
-    bool names = false;
+    bool names = false, is_recorded = true;
     db->syncing = true;
     mutex_lock(&db->cursors_mu);
     uint64_t sequence = db_applied(db);
@@ -123,12 +147,14 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
             ASSERT(count < SYNC_SEGMENTS_MAX); /* two live generations (D3): leaving one out would break Y1 */
             segment->users++;
             names = names || !segment->name_synced;
+            is_recorded = segment->recorded;
             taken[count++] = segment;
         }
     }
     mutex_unlock(&db->sync_mu);
     struct pleat_error failure = {0};
     int rc = sync_segments(db, taken, count, names, &failure);
+    rc = rc == 0 && !is_recorded ? sync_record(db, taken[count - 1], &failure) : rc;
     if (rc < 0) {
         rc = MUTATION(sync_poison) ? error_set(err, rc, failure.os_errno, "%s", failure.message)
                                    : db_poison(db, &failure);
@@ -141,6 +167,7 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
         taken[i]->users--;
         if (rc == 0) {
             taken[i]->name_synced = true;
+            taken[i]->recorded = true;
             taken[i]->synced = taken[i]->sealed && (taken[i]->last_sequence <= sequence || MUTATION(sync_sealed));
         }
     }

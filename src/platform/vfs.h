@@ -16,6 +16,8 @@
  *     log_create -> base[0 .. bytes) is zeroed, its blocks are reserved
  *     fill base[offset ..), then log_publish(offset, n): the range is out of the process (survives kill -9)
  *     log_sync: everything published before is durable (the name, too, after dir_sync)
+ *     log_note(offset, n): as log_publish, for bytes in front of the end that are written again and again and may be
+ *         lost: no sync need cover them
  *
  * Threads: every function may be called from any thread; calls on one handle may run side by side, except close.
  */
@@ -92,6 +94,7 @@ struct vfs {
      * any other error any part of it may be there, now or after a crash. */
     int (*log_publish)(struct vfs_log *log, uint64_t offset, size_t n, struct pleat_error *err);
     int (*log_sync)(struct vfs_log *log, struct pleat_error *err);
+    void (*log_note)(struct vfs_log *log, uint64_t offset, size_t n);
     /* Makes pages up to `offset` ready to be stored to without a fault; advice, called ahead by a background thread. */
     void (*log_prepare)(struct vfs_log *log, uint64_t offset);
     void (*log_close)(struct vfs_log *log);

@@ -196,6 +196,18 @@ int posix_log_sync(struct vfs_log *vfs_log, struct pleat_error *err) {
     return log->mapped ? log_sync_mapped(log, err) : posix_sync_data(&log->sync, log->fd, log->name, err);
 }
 
+void posix_log_note(struct vfs_log *vfs_log, uint64_t offset, size_t n) {
+    struct posix_log *log = posix_log_of(vfs_log);
+    ASSERT(offset <= vfs_log->bytes && n <= vfs_log->bytes - offset);
+    if (log->mapped) {
+        /* release; its partner is whoever opens the file after this process was killed, as in posix_log_publish. */
+        atomic_thread_fence(memory_order_release);
+    } else {
+        size_t written;
+        (void)posix_write_all(log->fd, offset, vfs_log->base + offset, n, &written); /* it may be lost */
+    }
+}
+
 void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
     struct posix_log *log = posix_log_of(vfs_log);
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);

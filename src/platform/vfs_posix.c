@@ -251,6 +251,7 @@ const struct vfs vfs_posix = {
     .log_create = posix_log_create,
     .log_publish = posix_log_publish,
     .log_sync = posix_log_sync,
+    .log_note = posix_log_note,
     .log_prepare = posix_log_prepare,
     .log_close = posix_log_close,
     .now_ns = posix_now_ns,

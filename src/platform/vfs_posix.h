@@ -67,6 +67,7 @@ int posix_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool
                      struct vfs_log **ret_log, struct pleat_error *err);
 int posix_log_publish(struct vfs_log *log, uint64_t offset, size_t n, struct pleat_error *err);
 int posix_log_sync(struct vfs_log *log, struct pleat_error *err);
+void posix_log_note(struct vfs_log *log, uint64_t offset, size_t n);
 void posix_log_prepare(struct vfs_log *log, uint64_t offset);
 void posix_log_close(struct vfs_log *log);
 

@@ -103,6 +103,10 @@ void edit_encode_number_bound(struct edit_encoder *encoder, uint64_t bound) {
     encode_numbers(encoder, FIELD_NUMBER_BOUND, &bound, 1);
 }
 
+void edit_encode_log_synced(struct edit_encoder *encoder, uint64_t segment) {
+    encode_numbers(encoder, FIELD_LOG_SYNCED, &segment, 1);
+}
+
 static void encode_position(struct edit_encoder *encoder, uint64_t last_sequence, uint64_t log_floor,
                             const struct cursor_set *cursors) {
     const uint64_t values[] = {last_sequence, log_floor, cursors->count};
@@ -214,6 +218,7 @@ void edit_encode_state(struct edit_encoder *encoder, const struct version *versi
     encode_position(encoder, facts->last_sequence, facts->log_floor, cursors);
     uint64_t clean = facts->clean;
     encode_numbers(encoder, FIELD_CLEAN, &clean, 1);
+    edit_encode_log_synced(encoder, facts->log_synced);
 }
 
 int edit_encoder_verify(const struct edit_encoder *encoder, struct pleat_error *err) {
@@ -341,6 +346,7 @@ static void field_cursor(struct field_reader *reader, struct edit_field *field) 
 static bool field_content(struct field_reader *reader, struct edit_field *field) {
     switch (field->tag) {
     case FIELD_NUMBER_BOUND:
+    case FIELD_LOG_SYNCED:
         field->values[0] = field_number(reader, UINT64_MAX, "");
         return true;
     case FIELD_SPACE_BOUND:

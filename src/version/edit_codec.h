@@ -40,6 +40,7 @@ enum edit_field_tag {
     FIELD_SPACE_CLEARED = 18,
     FIELD_TABLE_REMOVED = 20,
     FIELD_TABLE_ADDED = 22,
+    FIELD_LOG_SYNCED = 24,
 };
 
 /* Collects a payload. The first failed allocation is kept; whoever encodes looks at it once, at the end. */
@@ -55,6 +56,7 @@ void edit_encoder_init(struct edit_encoder *encoder, const struct mem *mem);
 void edit_encoder_fini(struct edit_encoder *encoder);
 void edit_encode(struct edit_encoder *encoder, const struct edit *edit);
 void edit_encode_number_bound(struct edit_encoder *encoder, uint64_t bound);
+void edit_encode_log_synced(struct edit_encoder *encoder, uint64_t segment);
 /* Everything that a reader needs to stand where this version stands. */
 void edit_encode_state(struct edit_encoder *encoder, const struct version *version, const struct facts *facts,
                        const struct cursor_set *cursors);

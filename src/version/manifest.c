@@ -6,7 +6,8 @@
  *     unlink MANIFEST.new  create it  write header, frame 0  file_sync  rename over MANIFEST  dir_sync
  *     ------------------- a failure here changes nothing ------------- | ---- outcome unknown ----
  *
- * The order within an append is payload, then frame header, then sync (M4). A frame header that failed for space is
+ * The order within an append is payload, then frame header (over the seal of the frame before), then sync (M4), then
+ * the seal. A frame header that failed for space is
  * struck out with zeros, and only a synced zero makes the failure a clean one.
  */
 #include "version/manifest.h"
@@ -165,8 +166,17 @@ static bool manifest_strike_out(const struct manifest *manifest) {
             (MUTATION(manifest_strike_sync) || vfs->file_sync(manifest->file, NULL) == 0));
 }
 
-int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, enum manifest_outcome *ret_outcome,
-                    struct pleat_error *err) {
+/* Puts an empty frame where the next one will go. It is evidence and no more: without it the store is as whole. */
+static int manifest_seal(const struct manifest *manifest, bool sync, struct pleat_error *err) {
+    const struct vfs *vfs = manifest->store->vfs;
+    uint8_t header[MANIFEST_FRAME_BYTES];
+    frame_header_encode(header, manifest->seed, manifest->frames, header, 0);
+    int rc = vfs->file_write(manifest->file, manifest->bytes, header, sizeof header, NULL);
+    return rc == 0 && sync ? vfs->file_sync(manifest->file, err) : 0;
+}
+
+int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, bool sync_seal,
+                    enum manifest_outcome *ret_outcome, struct pleat_error *err) {
     const struct vfs *vfs = manifest->store->vfs;
     ASSERT(manifest->file != NULL); /* M5 */
     ASSERT(manifest->frames < UINT32_MAX);
@@ -196,7 +206,7 @@ int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes
     }
     manifest->bytes += MANIFEST_FRAME_BYTES + (uint64_t)bytes;
     manifest->frames++;
-    return 0;
+    return manifest->frames < UINT32_MAX ? manifest_seal(manifest, sync_seal, err) : 0;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */

@@ -86,6 +86,9 @@ static void dump_field(struct dump_text *text, const struct edit_field *field) {
     case FIELD_NUMBER_BOUND:
         dump_print(text, "file numbers below %" PRIu64, values[0]);
         break;
+    case FIELD_LOG_SYNCED:
+        dump_print(text, "log segment %" PRIu64 " is synced", values[0]);
+        break;
     case FIELD_SPACE_BOUND:
         dump_print(text, "space ids below %" PRIu64, values[0]);
         break;
@@ -131,7 +134,7 @@ static int dump_frame(struct dump_text *text, uint32_t index, const uint8_t *pay
     struct edit_field field;
     edit_decoder_init(&decoder, payload, bytes, offset);
     text->used = 0;
-    dump_print(text, index == 0 ? "state\n" : "edit %" PRIu32 "\n", index);
+    dump_print(text, index == 0 ? "state\n" : bytes == 0 ? "seal %" PRIu32 "\n" : "edit %" PRIu32 "\n", index);
     int rc;
     while ((rc = edit_decoder_next(&decoder, &field, err)) == 0) {
         dump_print(text, "  ");

@@ -11,6 +11,8 @@
  *   A2  After a failure with an unknown outcome the registry is poisoned: every later change returns that error.
  *   A3  A rewrite that failed before its rename is no failure: the edit is appended to the old file instead.
  *   A4  A file number is handed out only below the durable bound (V6); the bound goes up in strides.
+ *   A5  What a store shows never depends on bytes whose loss goes unseen: the last edit of a life is a rewrite, so that
+ *       the manifest of a closed store is one frame, which nothing may tear; in between edits are sealed (M3).
  */
 #include "base/assert.h"
 #include "base/bytes.h"
@@ -133,12 +135,13 @@ static int registry_replace_locked(struct registry *registry, const struct versi
 }
 
 /* Brings the change to disk: appended, or with everything else into a fresh file when the old one is too long. */
-static int registry_write_locked(struct registry *registry, struct change *change, const uint8_t *payload,
-                                 size_t bytes, struct pleat_error *err) {
+static int registry_write_locked(struct registry *registry, struct change *change, const struct edit *edit,
+                                 const uint8_t *payload, size_t bytes, struct pleat_error *err) {
     struct pleat_error failure = {0};
     enum manifest_outcome outcome;
     uint64_t grown = registry->manifest.bytes + MANIFEST_FRAME_BYTES + bytes;
-    if (grown > registry->rewrite_bytes || registry->manifest.frames == UINT32_MAX) {
+    bool is_last = edit->has_clean && edit->clean;
+    if (grown > registry->rewrite_bytes || registry->manifest.frames == UINT32_MAX || is_last) { /* A5 */
         const struct cursor_set *cursors = change->has_position ? &change->cursors : &registry->cursors;
         int rc = registry_replace_locked(registry, change->version, &change->facts, cursors, &outcome, &failure);
         if (rc == 0) {
@@ -151,7 +154,9 @@ static int registry_write_locked(struct registry *registry, struct change *chang
         registry->rewrite_bytes = 2 * grown; /* A3: not again with the next edit */
         error_clear(&failure);
     }
-    int rc = manifest_append(&registry->manifest, payload, bytes, &outcome, &failure);
+    /* Without a compaction's edit its inputs are missing; without one of these an older state would look whole (A5). */
+    bool is_state = edit->has_position || edit->has_space || edit->drop_space || edit->clear_space;
+    int rc = manifest_append(&registry->manifest, payload, bytes, is_state, &outcome, &failure);
     if (rc < 0) {
         registry_failed_locked(registry, rc, outcome, &failure, err);
     }
@@ -206,7 +211,7 @@ int registry_apply(struct registry *registry, struct edit *edit, struct pleat_er
     edit_encode(&encoder, edit);
     rc = edit_encoder_verify(&encoder, err);
     if (rc == 0) {
-        rc = registry_write_locked(registry, &change, encoder.bytes, encoder.used, err);
+        rc = registry_write_locked(registry, &change, edit, encoder.bytes, encoder.used, err);
     }
     if (rc == 0 || (MUTATION(registry_publish) && change.version != NULL)) {
         old = registry_publish_locked(registry, &change);
@@ -314,9 +319,10 @@ static int registry_replay(struct registry *registry, struct manifest_reader *re
                            struct pleat_error *err) {
     const uint8_t *payload;
     size_t bytes;
-    uint64_t offset;
+    uint64_t offset, changes = 0;
     int rc;
     while ((rc = manifest_reader_next(reader, &payload, &bytes, &offset, err)) == 0) {
+        changes += bytes > 0; /* a seal is none */
         rc = replay_frame(replay, payload, bytes, offset, err);
         if (rc < 0) {
             return rc;
@@ -336,7 +342,7 @@ static int registry_replay(struct registry *registry, struct manifest_reader *re
     registry->number_next = registry->facts.number_bound;
     registry->space_next = registry->facts.space_bound;
     registry->manifest_bytes = reader->offset;
-    registry->edits = reader->index - 1;
+    registry->edits = changes - 1;
     return 0;
 }
 
@@ -369,32 +375,62 @@ int registry_open(const struct registry_options *options, struct registry **ret_
 
 /* ---- numbers ---------------------------------------------------------------------------------------------------- */
 
+/* Appends an edit of one number, which changes no version. */
+static int registry_append_locked(struct registry *registry, const struct edit_encoder *encoder,
+                                  struct pleat_error *err) {
+    struct pleat_error failure = {0};
+    enum manifest_outcome outcome;
+    int rc = edit_encoder_verify(encoder, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = manifest_append(&registry->manifest, encoder->bytes, encoder->used, false, &outcome, &failure);
+    if (rc < 0) {
+        registry_failed_locked(registry, rc, outcome, &failure, err);
+        return rc;
+    }
+    mutex_lock(&registry->state_mutex);
+    registry->manifest_bytes = registry->manifest.bytes;
+    registry->edits = registry->manifest.frames - 1;
+    mutex_unlock(&registry->state_mutex);
+    return 0;
+}
+
 /* A4: an edit that raises the bound is durable before the first number above the old one is out. */
 static int registry_raise_bound_locked(struct registry *registry, struct pleat_error *err) {
     struct edit_encoder encoder;
-    struct pleat_error failure = {0};
-    enum manifest_outcome outcome;
     if (registry->number_next > UINT64_MAX - NUMBER_STRIDE) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "file numbers are used up at %" PRIu64, registry->number_next);
     }
     uint64_t bound = registry->number_next + NUMBER_STRIDE;
     edit_encoder_init(&encoder, registry->store.mem);
     edit_encode_number_bound(&encoder, bound);
-    int rc = edit_encoder_verify(&encoder, err);
-    if (rc == 0 && !MUTATION(registry_bound)) {
-        rc = manifest_append(&registry->manifest, encoder.bytes, encoder.used, &outcome, &failure);
-        if (rc < 0) {
-            registry_failed_locked(registry, rc, outcome, &failure, err);
-        }
-    }
+    int rc = MUTATION(registry_bound) ? 0 : registry_append_locked(registry, &encoder, err);
     edit_encoder_fini(&encoder);
     if (rc == 0) {
         mutex_lock(&registry->state_mutex);
         registry->facts.number_bound = bound;
-        registry->manifest_bytes = registry->manifest.bytes;
-        registry->edits = registry->manifest.frames - 1;
         mutex_unlock(&registry->state_mutex);
     }
+    return rc;
+}
+
+int registry_log_synced(struct registry *registry, uint64_t segment, struct pleat_error *err) {
+    struct edit_encoder encoder;
+    mutex_lock(&registry->manifest_mutex);
+    int rc = registry_writable_locked(registry, false, err);
+    if (rc == 0 && segment > registry->facts.log_synced) {
+        edit_encoder_init(&encoder, registry->store.mem);
+        edit_encode_log_synced(&encoder, segment);
+        rc = registry_append_locked(registry, &encoder, err);
+        edit_encoder_fini(&encoder);
+        if (rc == 0) {
+            mutex_lock(&registry->state_mutex);
+            registry->facts.log_synced = segment;
+            mutex_unlock(&registry->state_mutex);
+        }
+    }
+    mutex_unlock(&registry->manifest_mutex);
     return rc;
 }
 

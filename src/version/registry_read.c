@@ -36,6 +36,7 @@ void registry_state_read(struct registry *registry, struct registry_state *ret_s
         .history_sequence = registry->facts.history_sequence,
         .last_sequence = registry->facts.last_sequence,
         .log_floor = registry->facts.log_floor,
+        .log_synced = registry->facts.log_synced,
         .next_space = registry->facts.space_bound,
         .number_bound = registry->facts.number_bound,
         .clean = registry->facts.clean,

@@ -280,6 +280,8 @@ static int replay_field(struct replay *replay, const struct edit_decoder *decode
     switch (field->tag) {
     case FIELD_NUMBER_BOUND:
         return replay_raise(&facts->number_bound, field->values[0], decoder, "bound of file numbers, least", err);
+    case FIELD_LOG_SYNCED:
+        return replay_raise(&facts->log_synced, field->values[0], decoder, "newest synced segment, least", err);
     case FIELD_SPACE_BOUND:
         return replay_raise(&facts->space_bound, field->values[0], decoder, "bound of space ids, least", err);
     case FIELD_POSITION:

@@ -212,11 +212,17 @@ int registry_file_number(struct registry *registry, uint64_t *ret_number, struct
 /* Recovery saw a file of this number in the directory: only higher ones will be handed out. */
 void registry_numbers_seen(struct registry *registry, uint64_t number);
 
+/* Writes down that the log segment, its header and its name are durable, and those of all live segments below it: from
+ * now on a reader takes them for damaged, not for torn, when they are missing. A failure that leaves the registry
+ * healthy has changed nothing. */
+int registry_log_synced(struct registry *registry, uint64_t segment, struct pleat_error *err);
+
 struct registry_state {
     uint64_t history;
     uint64_t history_sequence;
     uint64_t last_sequence;
     uint64_t log_floor;
+    uint64_t log_synced;
     uint64_t next_space;
     uint64_t number_bound; /* no file has this number or a higher one */
     bool clean;

@@ -35,6 +35,7 @@ struct facts {
     uint64_t history_sequence;
     uint64_t last_sequence;
     uint64_t log_floor;
+    uint64_t log_synced;   /* the newest segment known synced with its header and name; 0: none */
     uint64_t number_bound; /* no file has this number or a higher one */
     uint64_t space_bound;  /* no space ever had this id or a higher one */
     bool clean;

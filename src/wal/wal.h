@@ -14,6 +14,8 @@
  *   W5  Records lie at multiples of 8; the rest of a segment is zero.
  *   W6  A record says the highest sequence known durable when it was written. If a missing or damaged record's
  *       sequence was durable according to anything later, it is damage, not a torn tail.
+ *   W7  Behind each sync the segment is marked with the sequence that it reached, which no record says yet. A mark is
+ *       written when its sequence is durable, so one that is there is true; one that is not shows nothing.
  */
 #ifndef PLEAT_WAL_WAL_H
 #define PLEAT_WAL_WAL_H
@@ -28,8 +30,8 @@
 #include <stdint.h>
 
 #define WAL_STORE_ID_BYTES 16
-/* In front of a segment's first record: a segment for one record of n bytes needs WAL_HEADER_BYTES + n. */
-#define WAL_HEADER_BYTES 128
+/* Header and marks, in front of a segment's first record: one for a record of n bytes needs WAL_HEADER_BYTES + n. */
+#define WAL_HEADER_BYTES 160
 
 /* Where a segment ends: what its successor's header names. */
 struct wal_tail {
@@ -134,6 +136,9 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
                       uint64_t durable_sequence, struct pleat_error *err);
 /* Durable: everything appended before the call (not its name: see dir_sync). May run beside an append. */
 int wal_writer_sync(struct wal_writer *writer, struct pleat_error *err);
+/* Notes that everything up to `sequence` is durable (W7). May run beside an append; one thread at a time marks. Cannot
+ * fail: a mark that does not reach the file is one that a crash has lost. */
+void wal_writer_mark(struct wal_writer *writer, uint64_t sequence);
 /* Where it ends now; by the appending thread. */
 struct wal_tail wal_writer_tail(const struct wal_writer *writer);
 uint64_t wal_writer_used(const struct wal_writer *writer);
@@ -149,6 +154,7 @@ struct wal_header {
     uint64_t segment;
     struct wal_tail predecessor;
     uint64_t first_sequence;
+    uint64_t missing_bytes; /* of the size with which it was created: cut, or created and never synced */
 };
 
 /* Opens and checks the header. PLEAT_END: cut short inside the header, or no magic yet and no valid record behind
@@ -183,10 +189,10 @@ struct wal_end {
 /* Scans what follows the end. Cost: the rest of the segment once. */
 int wal_reader_end(struct wal_reader *reader, struct wal_end *ret_end, struct pleat_error *err);
 
-/* Looks for valid records in a segment whose header does not validate. *ret_durable_sequence: the highest that any of
- * them says was durable, 0 without one. When that is above the sequence at which the segments before this one end,
- * records of this segment were durable, and the header with them: it is damaged. When not, nothing says that it had
- * ever been synced. Cost: the segment once. */
+/* Looks for valid marks and records in a segment whose header does not validate. *ret_durable_sequence: the highest
+ * that any of them says was durable, 0 without one. When that is above the sequence at which the segments before this
+ * one end, records of this segment were durable, and the header with them: it is damaged. When not, nothing says that
+ * it had ever been synced. Cost: the segment once. */
 int wal_segment_probe(const struct vfs *vfs, struct vfs_dir *dir, const struct mem *mem, const uint8_t *store_id,
                       uint64_t segment, uint64_t *ret_durable_sequence, bool *ret_any_record,
                       struct pleat_error *err);

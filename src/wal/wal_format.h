@@ -1,15 +1,18 @@
 /*
  * wal_format.h - the bytes of a log segment. Private to src/wal.
  *
- * Segment header, WAL_HEADER_BYTES = 128, inside the file's first 512-byte sector:
+ * Segment header and marks, WAL_HEADER_BYTES = 160, inside the file's first 512-byte sector:
  *
  *     0  u64  magic "PLEATWAL"                    56  u64  predecessor: running hash at its end
  *     8  u32  format version, 1                   64  u64  first sequence
- *    12  u32  offset of the first record, 128     72  u64  reserved bytes: the size of the segment
+ *    12  u32  offset of the first record, 160     72  u64  reserved bytes: the size of the segment
  *    16  16   store id                            80  40   zero
  *    32  u64  segment number                     120  u64  checksum: xxh3-64 of bytes 0..119, seed 0
  *    40  u64  predecessor: segment, 0 for none
  *    48  u64  predecessor: last sequence
+ *
+ *   128  16   mark 0: u64 sequence that was durable, u64 check: xxh3-64 of it, seed = the segment's key
+ *   144  16   mark 1: they are written in turn, so that one of them is whole at any time
  *
  * Magic, version, and the checksum at 120 keep their places in every version, so that "newer" and "damaged" are told
  * apart: a version is believed only after the checksum.
@@ -65,6 +68,10 @@
 #define WAL_AT_ZERO 80
 #define WAL_AT_CHECKSUM 120
 
+#define WAL_AT_MARKS 128
+#define WAL_MARKS 2u
+#define WAL_MARK_BYTES 16u
+
 #define WAL_RECORD_HEADER_BYTES 48u
 #define WAL_RECORD_CHECKED_BYTES 32u /* of the header, by its own check */
 #define WAL_RECORD_ALIGNMENT 8u
@@ -72,7 +79,8 @@
 #define WAL_CURSOR_BYTES_MIN 4u
 #define WAL_CURSOR_REPLACES_INCARNATION 0x01u
 
-static_assert(WAL_AT_CHECKSUM + 8 == WAL_HEADER_BYTES, "the checksum ends the header");
+static_assert(WAL_AT_CHECKSUM + 8 == WAL_AT_MARKS, "the checksum ends the header");
+static_assert(WAL_AT_MARKS + WAL_MARKS * WAL_MARK_BYTES == WAL_HEADER_BYTES, "records begin behind the marks");
 static_assert(WAL_HEADER_BYTES <= 512, "a header inside one sector is there as a whole or not at all");
 static_assert(WAL_HEADER_BYTES % WAL_RECORD_ALIGNMENT == 0, "the first record is aligned");
 static_assert(WAL_RECORD_HEADER_BYTES % WAL_RECORD_ALIGNMENT == 0, "payloads are aligned");
@@ -95,6 +103,23 @@ struct wal_format_header {
     uint64_t reserved_bytes;
     uint64_t checksum; /* where the running hash starts */
 };
+
+static inline void wal_format_mark_encode(uint64_t sequence, uint64_t key, uint8_t bytes[WAL_MARK_BYTES]) {
+    store_u64(bytes, sequence);
+    store_u64(bytes + 8, hash_bytes(bytes, 8, key));
+}
+
+/* The highest sequence that a valid mark of the WAL_HEADER_BYTES at `header` says was durable, or 0. */
+static inline uint64_t wal_format_marked(const uint8_t *header, uint64_t key) {
+    uint64_t sequence = 0;
+    for (unsigned i = 0; i < WAL_MARKS; i++) {
+        const uint8_t *mark = header + WAL_AT_MARKS + i * WAL_MARK_BYTES;
+        if (hash_bytes(mark, 8, key) == load_u64(mark + 8) && load_u64(mark) > sequence) {
+            sequence = load_u64(mark);
+        }
+    }
+    return sequence;
+}
 
 /* Fills `bytes` (WAL_HEADER_BYTES of them) and header->checksum. */
 void wal_format_header_encode(struct wal_format_header *header, const uint8_t *store_id, uint8_t *bytes);

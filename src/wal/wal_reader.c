@@ -5,7 +5,7 @@
  * and a decode of every entry and cursor. The valid part ends at the first place that does not verify; whether that
  * is a torn write or damage is decided above, from what wal_reader_end and later files say (W6).
  *
- *     [ header | record | record | torn or damaged ...   a record that survived behind it   ... zero ]
+ *     [ header | marks | record | record | torn or damaged ...   a record that survived behind it   ... zero ]
  *                                ^ offset after PLEAT_END, where wal_reader_end scans from
  *
  *   A1  No byte of a record is handed out before its checksum was verified and all of it decoded.
@@ -70,6 +70,8 @@ static int wal_reader_read_header(struct wal_reader *reader, const uint8_t *stor
         return error_corrupt(err, reader->name, WAL_AT_RESERVED, "bytes of the segment, at most",
                              reader->header.reserved_bytes, window->bytes);
     }
+    reader->header.fields.missing_bytes = reader->header.reserved_bytes - window->bytes;
+    reader->durable_sequence = wal_format_marked(bytes, reader->key);
     return 0;
 }
 
@@ -234,13 +236,20 @@ int wal_segment_probe(const struct vfs *vfs, struct vfs_dir *dir, const struct m
     wal_name(segment, name);
     struct wal_window window;
     struct wal_scan scan = {0};
+    const uint8_t *header;
+    size_t available;
+    uint64_t marked = 0;
     int rc = wal_window_open(&window, vfs, dir, mem, name, err);
+    if (rc == 0 && window.bytes >= WAL_HEADER_BYTES) {
+        rc = wal_window_hold(&window, 0, WAL_HEADER_BYTES, &header, &available, err);
+        marked = rc == 0 ? wal_format_marked(header, wal_format_key(store_id, segment)) : 0;
+    }
     if (rc == 0 && !MUTATION(wal_probe)) {
         rc = wal_scan(&window, name, WAL_HEADER_BYTES, wal_format_key(store_id, segment), 0, &scan, err);
     }
     wal_window_close(&window);
     if (rc == 0) {
-        *ret_durable_sequence = scan.durable_sequence;
+        *ret_durable_sequence = scan.durable_sequence > marked ? scan.durable_sequence : marked;
         *ret_any_record = scan.any_record;
     }
     return rc;

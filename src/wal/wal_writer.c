@@ -6,7 +6,7 @@
  * and zeroed when it was created, so the bytes behind the end are zero (W5), and nothing here runs out of space where a
  * reservation holds. Elsewhere an append may: the storage undoes it, and the next one begins at the same place.
  *
- *     [ header | record | record | ...   used ^   zero   ...                    bytes ^ ]
+ *     [ header | marks | record | record | ...   used ^   zero   ...            bytes ^ ]
  *
  * Threads: one at a time appends. Beside it, others may sync and prepare: they touch only what is frozen after
  * creation, and `used`.
@@ -30,6 +30,8 @@ struct wal_writer {
     /* owned by the appending thread */
     struct wal_tail tail;
     bool failed;
+    /* owned by the marking thread */
+    unsigned marks;
 };
 
 /* Stores the header with its magic last, for the same reason as a record's length (W4). Returns its checksum. */
@@ -44,7 +46,7 @@ static uint64_t wal_writer_lay_header(const struct wal_writer_options *options, 
     };
     uint8_t bytes[WAL_HEADER_BYTES];
     wal_format_header_encode(&header, options->store_id, bytes);
-    memcpy(place + 8, bytes + 8, WAL_HEADER_BYTES - 8);
+    memcpy(place + 8, bytes + 8, WAL_AT_MARKS - 8);
     /* Release; its partner is whoever opens the file after this process was killed. */
     _Atomic uint64_t *magic = (_Atomic uint64_t *)(void *)place;
     atomic_store_explicit(magic, LE64(WAL_MAGIC), memory_order_release);
@@ -175,6 +177,12 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
 
 int wal_writer_sync(struct wal_writer *writer, struct pleat_error *err) {
     return writer->vfs->log_sync(writer->log, err);
+}
+
+void wal_writer_mark(struct wal_writer *writer, uint64_t sequence) {
+    uint64_t offset = WAL_AT_MARKS + writer->marks++ % WAL_MARKS * WAL_MARK_BYTES;
+    wal_format_mark_encode(sequence, writer->key, writer->log->base + offset);
+    writer->vfs->log_note(writer->log, offset, WAL_MARK_BYTES);
 }
 
 struct wal_tail wal_writer_tail(const struct wal_writer *writer) {

@@ -263,6 +263,11 @@ static int shake_log_sync(struct vfs_log *log, struct pleat_error *err) {
     return rc;
 }
 
+static void shake_log_note(struct vfs_log *log, uint64_t offset, size_t n) {
+    vfs_posix.log_note(log, offset, n);
+    shake_here();
+}
+
 static void shake_log_prepare(struct vfs_log *log, uint64_t offset) {
     shake_here();
     vfs_posix.log_prepare(log, offset);
@@ -306,6 +311,7 @@ const struct vfs shake_vfs = {
     .log_create = shake_log_create,
     .log_publish = shake_log_publish,
     .log_sync = shake_log_sync,
+    .log_note = shake_log_note,
     .log_prepare = shake_log_prepare,
     .log_close = shake_log_close,
     .now_ns = shake_now_ns,

@@ -361,6 +361,7 @@ static const struct vfs sim_vfs = {
     .log_create = sim_log_create,
     .log_publish = sim_log_publish,
     .log_sync = sim_log_sync,
+    .log_note = sim_log_note,
     .log_prepare = sim_log_prepare,
     .log_close = sim_log_close,
     .now_ns = sim_now_ns,

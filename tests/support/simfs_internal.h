@@ -211,6 +211,7 @@ int sim_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool b
                    struct vfs_log **ret_log, struct pleat_error *err);
 int sim_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err);
 int sim_log_sync(struct vfs_log *vfs_log, struct pleat_error *err);
+void sim_log_note(struct vfs_log *log, uint64_t offset, size_t n);
 void sim_log_prepare(struct vfs_log *log, uint64_t offset);
 void sim_log_close(struct vfs_log *vfs_log);
 

@@ -104,6 +104,10 @@ static int wal_disk_log_sync(struct vfs_log *log, struct pleat_error *err) {
     return wal_disk_step(log->vfs->context, err);
 }
 
+static void wal_disk_log_note(struct vfs_log *log, uint64_t offset, size_t n) {
+    cr_assert(offset <= log->bytes && n <= log->bytes - offset);
+}
+
 static void wal_disk_log_prepare(struct vfs_log *log, uint64_t offset) {
     cr_assert_leq(offset, log->bytes);
 }
@@ -123,6 +127,7 @@ static inline void wal_disk_init(struct wal_disk *disk, size_t capacity) {
         .log_create = wal_disk_log_create,
         .log_publish = wal_disk_log_publish,
         .log_sync = wal_disk_log_sync,
+        .log_note = wal_disk_log_note,
         .log_prepare = wal_disk_log_prepare,
         .log_close = wal_disk_log_close,
         .context = disk,
