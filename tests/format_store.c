@@ -1,8 +1,10 @@
 /*
  * format_store.c - makes a small store that uses every corner of the formats, and prints what it holds: the other half
- * of tests/format_reader.py, which reads the files by docs/format.md alone.
+ * of tests/format_reader.py, which reads the files by docs/format.md alone, and of tests/golden.py, which keeps some.
  *
  *     format_store DIR closed|killed SEED
+ *     format_store DIR read                   opens it read-only, checks it, prints what it holds
+ *     format_store DIR write                  writes, takes it back, compacts, reopens, checks, prints what it holds
  *
  * "closed" ends with pleat_close, everything in tables; "killed" opens the store twice and ends the second time without
  * closing, so that the last commits are in the log alone.
@@ -193,10 +195,60 @@ static void maker_spaces(struct maker *maker) {
     must(pleat_space_clear(maker->spaces[2], &err), &err, "clear");
 }
 
+/* ---- what any version does with it ------------------------------------------------------------------------------ */
+
+static void check_store(struct pleat_db *db) {
+    struct pleat_error err;
+    struct pleat_check check;
+    must(pleat_check(db, &check, &err), &err, "check");
+}
+
+static void read_store(const char *path) {
+    struct pleat_error err;
+    struct pleat_db *db;
+    must(pleat_open(path, PLEAT_OPTIONS(.read_only = true), &db, &err), &err, "open read-only");
+    check_store(db);
+    print_store(db);
+    must(pleat_close(db, &err), &err, "close");
+}
+
+static int compact_space(void *context, struct pleat_slice name) {
+    struct pleat_error err;
+    struct pleat_space *space;
+    struct pleat_batch *batch;
+    must(pleat_space_open(context, name, NULL, &space, &err), &err, "space");
+    must(pleat_batch_new(context, &batch, &err), &err, "batch");
+    for (int taken_back = 0; taken_back < 2; taken_back++) {
+        pleat_batch_clear(batch);
+        must(taken_back != 0 ? pleat_batch_delete(batch, space, text("svc3.written later"), &err)
+                             : pleat_batch_put(batch, space, text("svc3.written later"), text("value"), &err),
+             &err, "update");
+        must(pleat_commit(context, batch, NULL, NULL, &err), &err, "commit");
+        must(pleat_flush(context, &err), &err, "flush");
+    }
+    pleat_batch_free(batch);
+    must(pleat_compact(space, NULL, NULL, &err), &err, "compact");
+    return 0;
+}
+
+static void write_store(const char *path) {
+    struct pleat_error err;
+    struct pleat_db *db;
+    must(pleat_open(path, NULL, &db, &err), &err, "open");
+    check_store(db);
+    must(pleat_space_list(db, compact_space, db, &err), &err, "spaces");
+    must(pleat_close(db, &err), &err, "close");
+    read_store(path);
+}
+
 int main(int argc, char **argv) {
     struct pleat_error err;
+    if (argc == 3 && (strcmp(argv[2], "read") == 0 || strcmp(argv[2], "write") == 0)) {
+        (strcmp(argv[2], "read") == 0 ? read_store : write_store)(argv[1]);
+        return 0;
+    }
     if (argc != 4) {
-        fprintf(stderr, "usage: format_store DIR closed|killed SEED\n");
+        fprintf(stderr, "usage: format_store DIR closed|killed SEED, or DIR read|write\n");
         return 2;
     }
     random_state = strtoull(argv[3], NULL, 0);
