@@ -100,7 +100,9 @@ static struct scenario_state *model_next(struct scenario *scenario, uint64_t seq
     for (size_t i = 0; i < SCENARIO_SPACES; i++) {
         struct scenario_space *space = &state->spaces[i];
         struct scenario_row *rows = model_alloc(scenario, (space->count + 16) * sizeof *rows); /* 16: a batch at most */
-        memcpy(rows, space->rows, space->count * sizeof *rows);
+        if (space->count > 0) {
+            memcpy(rows, space->rows, space->count * sizeof *rows);
+        }
         space->rows = rows;
     }
     return state;
