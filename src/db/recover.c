@@ -143,6 +143,14 @@ static int recover_lost(uint64_t segment, const char *what, uint64_t expected, s
     return error_corrupt(err, name, 0, what, expected, 0);
 }
 
+/* The newest segment that the manifest calls synced, unless all of it is in tables by now (Q8). */
+static int recover_check_synced(const struct recovery *recovery, struct pleat_error *err) {
+    bool is_live = recovery->log_synced > 0 && recovery->log_synced >= recovery->log_floor;
+    return !is_live || recover_has_segment(recovery, recovery->log_synced)
+               ? 0
+               : recover_lost(recovery->log_synced, "the file is missing; the log floor", recovery->log_floor, err);
+}
+
 /* What a valid header says of what was there before its segment (Q3, Q8). */
 static int recover_header(struct recovery *recovery, const struct wal_header *header, struct pleat_error *err) {
     const struct wal_tail *predecessor = &header->predecessor;
@@ -501,10 +509,7 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
     };
     int rc = recover_check_counters(listing, &state, err);
     rc = rc == 0 && !MUTATION(recover_tables) ? recover_check_tables(db, listing, err) : rc;
-    if (rc == 0 && state.log_synced > 0 && state.log_synced >= state.log_floor &&
-        !recover_has_segment(&recovery, state.log_synced)) {
-        rc = recover_lost(state.log_synced, "the file is missing; the log floor", state.log_floor, err);
-    }
+    rc = rc == 0 ? recover_check_synced(&recovery, err) : rc;
     for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
         if (listing->segments[i] >= state.log_floor) {
             rc = recover_scan(&recovery, listing->segments[i], err);
