@@ -6,7 +6,7 @@
 
 enum power_class {
     CLASS_SEGMENT_BEHIND_HOLE, /* a later log segment has what an earlier one lost at its end */
-    CLASS_SEGMENT_MISSING,     /* a later log segment is there, an earlier one's name is lost */
+    CLASS_SEGMENT_MISSING,     /* a later log segment is there, an earlier one's name is lost: must not be */
     CLASS_RECORD_TORN,         /* a write to a log is there in part */
     CLASS_LOG_HOLE,            /* a write to a log was lost or torn in front of one that was kept */
     CLASS_LOG_EMPTY,           /* a log segment has its name and nothing else */
