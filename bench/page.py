@@ -361,6 +361,12 @@ def draw_scaling(figures):
     return section("Scaling", "The same fold and the same reads at several sizes.", "".join(blocks))
 
 
+def plain_ratio(ratio):
+    if ratio < 0.1:
+        return "1/{:,.0f}".format(1 / ratio)
+    return "%.0f" % ratio if ratio >= 20 else "%.2g" % ratio
+
+
 def draw_summary(figures):
     """Every bar panel as one dot: how many times less pleat needs than the best peer."""
     rows = []
@@ -372,13 +378,12 @@ def draw_summary(figures):
     if not rows:
         return ""
     ratios = [row[2] for row in rows]
-    low = 10 ** min(-1, math.floor(math.log10(min(ratios))))
-    high = max(10, 10 ** math.ceil(math.log10(max(ratios))))
+    low, high = (0.01 if min(ratios) < 0.1 else 0.1), (100 if max(ratios) > 10 else 10)
     frame = Frame(780, 20 * len(rows) + 18 * len({row[0] for row in rows}) + 40)
     left, right, y, last = 372, 640, 20, None
 
-    def at(ratio):
-        return left + (right - left) * math.log(ratio / low) / math.log(high / low)
+    def at(ratio):  # beyond the axis: at its end, and the number tells
+        return left + (right - left) * math.log(min(max(ratio, low), high) / low) / math.log(high / low)
 
     bottom = frame.height - 26
     for tick in log_ticks(low, high):
@@ -392,8 +397,7 @@ def draw_summary(figures):
         frame.text(360, y + 4, panel, "label end")
         frame.line(at(1), y, at(ratio), y, "range" + side)
         frame.point(at(ratio), y, "p50", side, "%.2f× to %s" % (ratio, NAMES.get(peer, peer)))
-        frame.text(650, y + 4, "%s× to %s" % ("%.0f" % ratio if ratio >= 20 else "%.2g" % ratio,
-                                              NAMES.get(peer, peer)), "value")
+        frame.text(650, y + 4, "%s× to %s" % (plain_ratio(ratio), NAMES.get(peer, peer)), "value")
         y += 20
     ahead = sum(ratio > 1.05 for ratio in ratios)
     behind = sum(ratio < 0.95 for ratio in ratios)
