@@ -138,7 +138,7 @@ Test(version_disk, a_crash_at_every_operation_leaves_a_prefix_with_all_that_retu
 
 Test(version_disk, a_full_disk_refuses_the_edit_cleanly_and_the_next_one_takes_its_place) {
     struct random random = random_begin("version_disk/full");
-    uint64_t refused = 0;
+    uint64_t refused = 0, sealed = 0;
     for (uint64_t at = 1; at <= 24; at++) {
         for (int half = 0; half < 2; half++) {
             static struct model model, before;
@@ -174,6 +174,7 @@ Test(version_disk, a_full_disk_refuses_the_edit_cleanly_and_the_next_one_takes_i
             }
             cr_assert_eq(full + seals, simfs_faults_fired(room.fs));
             refused += full;
+            sealed += seals;
             simfs_faults_clear(room.fs);
             room_reopen(&room);
             cr_assert_eq(registry_digest(room.registry), model_digest(&model));
@@ -181,7 +182,8 @@ Test(version_disk, a_full_disk_refuses_the_edit_cleanly_and_the_next_one_takes_i
             simfs_free(room.fs);
         }
     }
-    cr_assert_gt(refused, 24, "most writes are those of edits");
+    cr_assert(refused > 12 && sealed > 0, "%llu edits, %llu seals", (unsigned long long)refused,
+              (unsigned long long)sealed); /* of 48 writes about 30 and 15, by 200 seeds */
 }
 
 /* A disk that writes everything and says that it was full: "any part may be there" at its worst. */
