@@ -145,7 +145,7 @@ class Manifest:
         expect(index > 0, "frame 0")
         for behind in range(at, len(data) - 15):
             found = U32(data, behind + 4)[0]
-            expect(not (index <= found <= index + len(data) // 16 and self.frame_is_valid(data, behind, found)),
+            expect(not (index < found <= index + (behind - at) // 16 and self.frame_is_valid(data, behind, found)),
                    "invalid frame before a valid one")
         self.check_levels()
 

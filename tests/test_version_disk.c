@@ -95,10 +95,9 @@ static void image_check(struct simfs *image, const struct work *work, const char
     simfs_free(second);
 }
 
-Test(version_disk, a_crash_at_every_operation_leaves_a_prefix_with_all_that_returned) {
-    struct random random = random_begin("version_disk/crash");
+static void crash_at_every_operation(struct random *random) {
     for (int round = 0; round < 3; round++) {
-        uint64_t seed = random_next(&random);
+        uint64_t seed = random_next(random);
         uint64_t operations = UINT64_MAX;
         for (uint64_t stop = 1; stop <= operations; stop++) {
             struct simfs *fs = simfs_new(seed);
@@ -119,7 +118,7 @@ Test(version_disk, a_crash_at_every_operation_leaves_a_prefix_with_all_that_retu
                     char what[96];
                     (void)snprintf(what, sizeof what, "stop %llu, model %s", (unsigned long long)stop,
                                    simfs_model_name((enum simfs_model)m));
-                    struct simfs *image = simfs_crash(fs, (enum simfs_model)m, random_next(&random));
+                    struct simfs *image = simfs_crash(fs, (enum simfs_model)m, random_next(random));
                     image_check(image, &work, what);
                     simfs_free(image);
                 }
@@ -132,6 +131,18 @@ Test(version_disk, a_crash_at_every_operation_leaves_a_prefix_with_all_that_retu
         }
         cr_assert_gt(operations, 30);
     }
+}
+
+/* The seeds have failed once: a lost sector showed the seal that a torn frame had overwritten, and took it for a later
+ * frame; and a torn payload held what looks like the headers of many frames. */
+Test(version_disk, a_crash_at_every_operation_leaves_a_prefix_with_all_that_returned) {
+    static const uint64_t failed[] = {0x3543b583a151417f, 0x6422dffcdce4e21e};
+    for (size_t i = 0; i < sizeof failed / sizeof failed[0]; i++) {
+        struct random random = {failed[i]};
+        crash_at_every_operation(&random);
+    }
+    struct random random = random_begin("version_disk/crash");
+    crash_at_every_operation(&random);
 }
 
 /* ---- a full disk ------------------------------------------------------------------------------------------------ */
@@ -201,7 +212,7 @@ static int liar_write(struct vfs_file *file, uint64_t offset, const void *data, 
 Test(version_disk, an_edit_refused_for_space_never_shows_even_when_all_of_it_was_written) {
     struct random random = random_begin("version_disk/liar");
     int refused = 0;
-    for (uint64_t at = 1; at <= 12; at++) {
+    for (uint64_t at = 1; at <= 24; at++) {
         static struct model model, before;
         struct room room;
         cr_assert_eq(room_enter(&room, simfs_new(1), &mem_system), 0);
@@ -238,7 +249,7 @@ Test(version_disk, an_edit_refused_for_space_never_shows_even_when_all_of_it_was
         room_leave(&room);
         simfs_free(room.fs);
     }
-    cr_assert_geq(refused, 6, "%d", refused);
+    cr_assert_geq(refused, 6, "%d", refused); /* the mean is 16: two writes of three are an edit's */
 }
 
 Test(version_disk, a_rewrite_that_finds_no_space_goes_on_with_the_old_file) {

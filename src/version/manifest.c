@@ -293,26 +293,29 @@ static bool frame_is_valid(const struct manifest_reader *reader, uint64_t offset
 }
 
 /*
- * Whether a later frame is valid anywhere behind the invalid one at reader->offset (M3). Bytes that only look like a
- * frame's header cost a checksum; a torn write holds hardly any, so a file that makes the search hash more than
- * 16 times its own size was made to, and is damage as well.
+ * Whether a later frame is valid anywhere behind the invalid one at reader->offset (M3). One of the same index says
+ * nothing: a seal had that index before the frame was written, and a lost sector may show it again.
+ *
+ * The last seal is such a frame, and cheap to look for. Other frames are the evidence only where a power loss took the
+ * seal of an edit that is not synced. Bytes that merely look like their headers (keys may hold anything) cost a
+ * checksum of as much as they claim to be long; once they have made the search hash 16 times the file's size, the rest
+ * is looked through for seals alone. That is no proof of damage: a torn write may look so.
  */
 static bool manifest_frame_behind(const struct manifest_reader *reader, uint64_t *ret_offset) {
-    uint64_t rest = reader->bytes - reader->offset;
     uint64_t budget = 16 * reader->bytes;
     for (uint64_t offset = reader->offset; reader->bytes - offset >= MANIFEST_FRAME_BYTES; offset++) {
         uint32_t bytes = load_u32(reader->data + offset);
         uint32_t index = load_u32(reader->data + offset + 4);
-        if (index < reader->index || index - reader->index > rest / MANIFEST_FRAME_BYTES ||
-            bytes > reader->bytes - offset - MANIFEST_FRAME_BYTES) {
+        uint64_t between = (offset - reader->offset) / MANIFEST_FRAME_BYTES; /* so many frames fit in front of it */
+        if (index <= reader->index || index - reader->index > between ||
+            bytes > reader->bytes - offset - MANIFEST_FRAME_BYTES || bytes > budget) {
             continue;
         }
-        *ret_offset = offset;
-        uint64_t cost = MANIFEST_FRAME_BYTES + (uint64_t)bytes;
-        if (cost > budget || frame_is_valid(reader, offset, index, &bytes)) {
+        if (frame_is_valid(reader, offset, index, &bytes)) {
+            *ret_offset = offset;
             return true;
         }
-        budget -= cost;
+        budget -= bytes;
     }
     return false;
 }
