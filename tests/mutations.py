@@ -159,13 +159,19 @@ def markdown(path, mutations):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build")
+    parser.add_argument("build", nargs="?")
+    parser.add_argument("--programs", action="store_true", help="prints the targets that a build needs for this")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--program", action="append", default=[])
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--markdown")
     arguments = parser.parse_args()
+    if arguments.programs:
+        print(*("tests/" + name for name in PROGRAMS))
+        return 0
+    if arguments.build is None:
+        parser.error("which build?")
     mutations = [mutation for mutation in mutations_read()
                  if not arguments.only or mutation.name.startswith(tuple(arguments.only))]
     known = [name for name in arguments.program or PROGRAMS
