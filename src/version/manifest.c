@@ -167,16 +167,16 @@ static bool manifest_strike_out(const struct manifest *manifest) {
 }
 
 /* Puts an empty frame where the next one will go. It is evidence and no more: without it the store is as whole. */
-static int manifest_seal(const struct manifest *manifest, bool sync, struct pleat_error *err) {
+static int manifest_seal(const struct manifest *manifest, struct pleat_error *err) {
     const struct vfs *vfs = manifest->store->vfs;
     uint8_t header[MANIFEST_FRAME_BYTES];
     frame_header_encode(header, manifest->seed, manifest->frames, header, 0);
     int rc = vfs->file_write(manifest->file, manifest->bytes, header, sizeof header, NULL);
-    return rc == 0 && sync ? vfs->file_sync(manifest->file, err) : 0;
+    return rc == 0 ? vfs->file_sync(manifest->file, err) : 0;
 }
 
-int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, bool sync_seal,
-                    enum manifest_outcome *ret_outcome, struct pleat_error *err) {
+int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, enum manifest_outcome *ret_outcome,
+                    struct pleat_error *err) {
     const struct vfs *vfs = manifest->store->vfs;
     ASSERT(manifest->file != NULL); /* M5 */
     ASSERT(manifest->frames < UINT32_MAX);
@@ -206,7 +206,7 @@ int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes
     }
     manifest->bytes += MANIFEST_FRAME_BYTES + (uint64_t)bytes;
     manifest->frames++;
-    return manifest->frames < UINT32_MAX ? manifest_seal(manifest, sync_seal, err) : 0;
+    return manifest->frames < UINT32_MAX ? manifest_seal(manifest, err) : 0;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
@@ -296,10 +296,10 @@ static bool frame_is_valid(const struct manifest_reader *reader, uint64_t offset
  * Whether a later frame is valid anywhere behind the invalid one at reader->offset (M3). One of the same index says
  * nothing: a seal had that index before the frame was written, and a lost sector may show it again.
  *
- * The last seal is such a frame, and cheap to look for. Other frames are the evidence only where a power loss took the
- * seal of an edit that is not synced. Bytes that merely look like their headers (keys may hold anything) cost a
- * checksum of as much as they claim to be long; once they have made the search hash 16 times the file's size, the rest
- * is looked through for seals alone. That is no proof of damage: a torn write may look so.
+ * The last seal is such a frame, and cheap to look for. Other frames are the evidence only where a full disk had no
+ * room for one. Bytes that merely look like their headers (keys may hold anything) cost a checksum of as much as they
+ * claim to be long; once they have made the search hash 16 times the file's size, the rest is looked through for seals
+ * only, and no damage is seen in that: a torn write may look so.
  */
 static bool manifest_frame_behind(const struct manifest_reader *reader, uint64_t *ret_offset) {
     uint64_t budget = 16 * reader->bytes;

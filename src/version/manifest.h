@@ -14,8 +14,8 @@
  *   M3  A frame is synced before the next one is written, so at most the last one can be torn. An invalid frame with a
  *       valid one anywhere behind it is damage; with none it was never reported as done, and is passed over.
  *       To make that so for the last frame, too, a *seal* is written behind each frame once it is synced: an empty
- *       frame, in the place of the next one, which overwrites it. Where an older state could be shown without the
- *       frame, the seal is synced before the frame counts as done.
+ *       frame, in the place of the next one, which overwrites it. It is synced before the frame counts as done; only a
+ *       disk that is full goes without.
  *   M4  The header of a frame is written after its payload: an append that ran out of space left no valid frame, and
  *       the next one goes to the same place.
  *   M5  Nothing is appended to a file that this handle did not write: the first change after opening is a replacement.
@@ -54,9 +54,9 @@ void manifest_close(struct manifest *manifest);
 /* Makes MANIFEST a fresh file whose frame 0 is `state`; from then on edits are appended to it. */
 int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t bytes,
                      enum manifest_outcome *ret_outcome, struct pleat_error *err);
-/* Appends and syncs a frame, and seals it (M3). sync_seal: the seal is durable, too, when this returns. */
-int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, bool sync_seal,
-                    enum manifest_outcome *ret_outcome, struct pleat_error *err);
+/* Appends and syncs a frame, and seals it (M3). */
+int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, enum manifest_outcome *ret_outcome,
+                    struct pleat_error *err);
 
 /* A MANIFEST in memory: read whole, because an invalid frame is judged by what lies behind it. */
 struct manifest_reader {

@@ -154,9 +154,7 @@ static int registry_write_locked(struct registry *registry, struct change *chang
         registry->rewrite_bytes = 2 * grown; /* A3: not again with the next edit */
         error_clear(&failure);
     }
-    /* Without a compaction's edit its inputs are missing; without one of these an older state would look whole (A5). */
-    bool is_state = edit->has_position || edit->has_space || edit->drop_space || edit->clear_space;
-    int rc = manifest_append(&registry->manifest, payload, bytes, is_state, &outcome, &failure);
+    int rc = manifest_append(&registry->manifest, payload, bytes, &outcome, &failure);
     if (rc < 0) {
         registry_failed_locked(registry, rc, outcome, &failure, err);
     }
@@ -384,7 +382,7 @@ static int registry_append_locked(struct registry *registry, const struct edit_e
     if (rc < 0) {
         return rc;
     }
-    rc = manifest_append(&registry->manifest, encoder->bytes, encoder->used, false, &outcome, &failure);
+    rc = manifest_append(&registry->manifest, encoder->bytes, encoder->used, &outcome, &failure);
     if (rc < 0) {
         registry_failed_locked(registry, rc, outcome, &failure, err);
         return rc;
