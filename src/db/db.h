@@ -174,6 +174,7 @@ struct pleat_db {
     uint64_t last_flush_ns;
     uint64_t retry_at_ns;                /* after a failed compaction */
     struct pleat_error background_error; /* of the last failed job; cleared by the next that works */
+    uint64_t background_failures;        /* jobs that failed */
     _Atomic bool cancel;                 /* running compactions stop */
 
     /* guarded by sweep_mu (a leaf): views whose epoch has passed */

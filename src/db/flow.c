@@ -65,6 +65,9 @@ int flow_wait(struct pleat_db *db, struct pleat_error *err) {
         return 0;
     }
     uint64_t begin = db->vfs->now_ns(db->vfs);
+    mutex_lock(&db->work_mu);
+    uint64_t failures = db->background_failures;
+    mutex_unlock(&db->work_mu);
     thread_sleep_ns(owed < STEP_NS ? owed : STEP_NS);
     int rc = 0;
     for (;;) {
@@ -76,7 +79,8 @@ int flow_wait(struct pleat_db *db, struct pleat_error *err) {
         }
         rc = db_health(db, err);
         mutex_lock(&db->work_mu);
-        if (rc == 0 && db->background_error.code != 0) {
+        /* Of an attempt since this commit waits: the cause of an earlier failure may be gone. */
+        if (rc == 0 && db->background_error.code != 0 && db->background_failures != failures) {
             rc = db->background_error.code;
             (void)error_set(err, rc, db->background_error.os_errno, "compaction is behind and fails: %s",
                             db->background_error.message);

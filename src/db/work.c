@@ -110,6 +110,7 @@ static int work_failed(struct pleat_db *db, const char *job, int rc, const struc
     db_log(db, PLEAT_LOG_ERROR, "%s failed: %s", job, error->message);
     mutex_lock(&db->work_mu);
     db->background_error = *error;
+    db->background_failures++;
     mutex_unlock(&db->work_mu);
     return registry_health(db->registry, NULL) < 0 ? db_poison(db, error) : rc;
 }
@@ -326,7 +327,9 @@ int work_run(void *context, unsigned worker) {
 }
 
 int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pleat_error *err) {
-    uint64_t failures = 0;
+    mutex_lock(&db->work_mu);
+    uint64_t failures = db->background_failures; /* an earlier one's cause may be gone */
+    mutex_unlock(&db->work_mu);
     while (!done(db)) {
         int rc = db_health(db, err);
         if (rc < 0) {
@@ -349,11 +352,10 @@ int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pl
         }
         scheduler_wake(db->scheduler);
         mutex_lock(&db->work_mu);
-        bool failed = db->background_error.code != 0;
-        if (failed && ++failures > 3) {
+        if (db->background_error.code != 0 && db->background_failures - failures > 3) {
             rc = error_set(err, db->background_error.code, db->background_error.os_errno, "%s",
                            db->background_error.message);
-        } else if (!failed || failures > 0) {
+        } else {
             (void)condition_wait_for(&db->work_done, &db->work_mu, 5000000);
         }
         mutex_unlock(&db->work_mu);
