@@ -25,7 +25,7 @@
 
 #define MUTATIONS(X) \
     X(posix_file_sync, "F3 P2", "fdatasync of a file") \
-    X(posix_log_sync, "F3 P2", "fdatasync of a log segment") \
+    X(posix_log_sync, "F3 P2", "the sync of a log segment") \
     X(posix_dir_sync, "F3 P2", "fsync of a directory") \
     X(posix_parent_sync, "F3 D1", "fsync of the parent of the store's directory") \
     X(posix_sync_sticky, "F7 N2", "the memory of a failed sync: the next one asks the kernel again") \
