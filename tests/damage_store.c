@@ -284,7 +284,7 @@ static void read_store(const struct subject *subject, struct simfs *fs, bool rea
         .cache_bytes = 65536,
         .read_only = read_only,
     };
-    struct meter meter = {{meter_alloc, meter_resize, meter_release, meter_map, meter_unmap, &meter}, 0, 0};
+    struct meter meter = {{meter_alloc, meter_resize, meter_release, meter_map, meter_unmap, NULL, &meter}, 0, 0};
     struct pleat_error err = {0};
     struct pleat_db *db = NULL;
     *answer = (struct answer){0};

@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "memtable/arena_internal.h"
 #include "memtable/memtable.h"
 #include "support/failmem.h"
 #include "support/memtable_history.h"
@@ -88,6 +89,100 @@ Test(memtable_arena, pool_keeps_only_so_many_and_only_default_sized) {
     cr_assert_eq(arena_acquire(pool, 65536, &again, NULL), 0);
     cr_assert_eq(mem.calls, calls, "a kept arena is reused");
     arena_release(pool, again);
+    arena_pool_free(pool);
+    cr_assert_eq(mem.live, 0);
+}
+
+/* Ranges that were populated, as offsets from the lowest address of the map. */
+static struct populated {
+    uint8_t *base;
+    size_t calls, bytes;
+    size_t low_end;    /* of those that begin at the base or where the last one ended */
+    size_t high_start; /* of the others */
+} populated;
+
+static void *populated_map(const struct mem *mem, size_t bytes, bool huge) {
+    void *block = mem_system.map(mem, bytes, huge);
+    populated = (struct populated){.base = block, .high_start = bytes};
+    return block;
+}
+
+static void populated_note(const struct mem *mem, void *pages, size_t bytes) {
+    size_t offset = (size_t)((uint8_t *)pages - populated.base);
+    cr_assert(offset % 4096 == 0 && bytes % 4096 == 0 && bytes > 0, "whole pages");
+    if (offset == populated.low_end) {
+        populated.low_end += bytes;
+    } else {
+        cr_assert_eq(offset + bytes, populated.high_start, "no page twice, none left out");
+        populated.high_start = offset;
+    }
+    populated.calls++;
+    populated.bytes += bytes;
+    mem_system.populate(mem, pages, bytes);
+}
+
+Test(memtable_arena, pages_ahead_are_made_ready_once_and_at_both_ends) {
+    struct mem mem = mem_system;
+    mem.map = populated_map;
+    mem.populate = populated_note;
+    struct arena_pool *pool;
+    struct arena *arena;
+    enum { BYTES = 400000, AHEAD = 40960 };
+    cr_assert_eq(arena_pool_new(&mem, BYTES, 2, &pool, NULL), 0);
+    cr_assert_eq(arena_acquire(pool, BYTES, &arena, NULL), 0);
+    size_t bytes = arena->bytes;
+    arena_prepare(pool, arena, AHEAD);
+    arena_prepare(pool, arena, AHEAD);
+    cr_assert_eq(populated.calls, 2, "nothing is left to do for the second");
+    cr_assert_geq(populated.low_end, arena->record_start + AHEAD);
+    cr_assert_lt(populated.low_end, arena->record_start + AHEAD + 4096);
+    cr_assert_leq(populated.high_start, bytes - AHEAD / 4);
+    cr_assert_gt(populated.high_start, bytes - AHEAD / 4 - 4096);
+    for (unsigned i = 0; i < 50; i++) { /* it follows the two ends, never beyond each other */
+        (void)arena_allocate_record(arena, 6000);
+        (void)arena_allocate_node(arena, 1500);
+        arena_prepare(pool, arena, AHEAD);
+        cr_assert_geq(populated.low_end, arena->record_end);
+        cr_assert_leq(populated.high_start, arena->node_start);
+    }
+    arena_prepare(pool, arena, SIZE_MAX);
+    cr_assert_leq(populated.low_end, bytes);
+    cr_assert_eq(populated.bytes, bytes, "all of it");
+    size_t calls = populated.calls;
+    arena_release(pool, arena);
+    cr_assert_eq(arena_acquire(pool, BYTES, &arena, NULL), 0);
+    arena_prepare(pool, arena, SIZE_MAX);
+    cr_assert_eq(populated.calls, calls, "a kept arena is ready");
+    arena_release(pool, arena);
+    arena_pool_free(pool);
+}
+
+Test(memtable_arena, the_next_arena_is_made_ahead_but_never_a_third) {
+    struct failmem mem;
+    failmem_init(&mem);
+    struct arena_pool *pool;
+    struct arena *arenas[2];
+    cr_assert_eq(arena_pool_new(&mem.mem, 65536, 2, &pool, NULL), 0);
+    int64_t bare = mem.live;
+    cr_assert_eq(arena_acquire(pool, 65536, &arenas[0], NULL), 0);
+    for (uint64_t n = 1; n <= 2; n++) { /* each of its two allocations fails */
+        mem.fail_at = mem.calls + n;
+        arena_pool_prepare(pool, 4096);
+        cr_assert_eq(mem.live, bare + 2, "a failure leaves nothing behind");
+    }
+    mem.fail_at = 0;
+    arena_pool_prepare(pool, 4096);
+    arena_pool_prepare(pool, 4096);
+    cr_assert_eq(mem.live, bare + 4, "one is kept, and a second is not made");
+    uint64_t calls = mem.calls;
+    cr_assert_eq(arena_acquire(pool, 65536, &arenas[1], NULL), 0);
+    cr_assert_eq(mem.calls, calls, "it is the one that was made ahead");
+    arena_pool_prepare(pool, 4096);
+    cr_assert_eq(mem.calls, calls, "two are in use: none is made");
+    arena_release(pool, arenas[0]);
+    arena_pool_prepare(pool, 4096);
+    cr_assert_eq(mem.calls, calls, "one is kept");
+    arena_release(pool, arenas[1]);
     arena_pool_free(pool);
     cr_assert_eq(mem.live, 0);
 }

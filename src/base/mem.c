@@ -6,6 +6,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 static void *system_alloc(const struct mem *mem, size_t bytes) {
     (void)mem;
     return malloc(bytes);
@@ -38,7 +42,13 @@ static void system_unmap(const struct mem *mem, void *block, size_t bytes) {
     (void)munmap(block, bytes);
 }
 
-const struct mem mem_system = {system_alloc, system_resize, system_release, system_map, system_unmap, NULL};
+static void system_populate(const struct mem *mem, void *pages, size_t bytes) {
+    (void)mem;
+    (void)madvise(pages, bytes, MADV_POPULATE_WRITE); /* an older kernel refuses: pages then come with their touch */
+}
+
+const struct mem mem_system = {system_alloc,    system_resize, system_release, system_map, system_unmap,
+                               system_populate, NULL};
 
 void *mem_alloc(const struct mem *mem, size_t bytes) {
     return mem->alloc(mem, bytes > 0 ? bytes : 1);
@@ -80,5 +90,11 @@ void *mem_map(const struct mem *mem, size_t bytes, bool huge) {
 void mem_unmap(const struct mem *mem, void *block, size_t bytes) {
     if (block != NULL) {
         mem->unmap(mem, block, bytes);
+    }
+}
+
+void mem_populate(const struct mem *mem, void *pages, size_t bytes) {
+    if (mem->populate != NULL && bytes > 0) {
+        mem->populate(mem, pages, bytes);
     }
 }

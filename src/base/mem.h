@@ -2,11 +2,12 @@
  * mem.h - the one seam for every allocation of the library.
  *
  * A store is given one `struct mem` when it opens and passes it down; no room calls the C allocator itself. Tests put
- * a counting allocator that fails the N-th call behind the same four functions. A NULL return always means "out of
+ * a counting allocator that fails the N-th call behind the same functions. A NULL return always means "out of
  * memory": the caller unwinds and answers PLEAT_ERR_NO_MEMORY with nothing changed.
  *
  *   alloc/resize/release   ordinary heap blocks, any size, 16-byte aligned
  *   map/unmap              page-aligned zeroed address space, committed on first touch; `huge` asks for 2 MiB pages
+ *   populate               advice, and may be NULL: commits pages of a map now, so that no later touch waits for them
  *
  * Threads: every function may be called from any thread at any time.
  */
@@ -22,6 +23,7 @@ struct mem {
     void (*release)(const struct mem *mem, void *block);
     void *(*map)(const struct mem *mem, size_t bytes, bool huge);
     void (*unmap)(const struct mem *mem, void *block, size_t bytes);
+    void (*populate)(const struct mem *mem, void *pages, size_t bytes);
     void *context;
 };
 
@@ -41,5 +43,7 @@ void mem_free(const struct mem *mem, void *block);
 /* Zeroed page-aligned address space, or NULL; `huge` is advice. */
 void *mem_map(const struct mem *mem, size_t bytes, bool huge);
 void mem_unmap(const struct mem *mem, void *block, size_t bytes);
+/* Whole pages of a map. What they hold stays; beside others who read and write them. */
+void mem_populate(const struct mem *mem, void *pages, size_t bytes);
 
 #endif

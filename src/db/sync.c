@@ -11,7 +11,7 @@
  *       syncs it, too: the names that it was to make durable are not those of the caller alone.
  *
  * A light thread of its own (not a worker, which may be deep in a compaction) syncs at intervals and makes the pages
- * ahead of the log's end ready, so that commits do not fault.
+ * ahead ready, of the log and of the memtables, so that commits do not fault.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -26,8 +26,8 @@
 
 static void sync_notify(struct pleat_db *db, uint64_t sequence) {
     if (db->options.on_durable != NULL) {
-        db->options.on_durable(db->options.on_durable_context,
-                               atomic_load_explicit(&db->history, memory_order_relaxed), sequence);
+        db->options.on_durable(db->options.on_durable_context, atomic_load_explicit(&db->history, memory_order_relaxed),
+                               sequence);
     }
 }
 
@@ -212,7 +212,24 @@ void sync_ask(struct pleat_db *db, bool prepare, bool sync) {
     mutex_unlock(&db->sync_mu);
 }
 
-/* Makes the pages ahead of the newest segment's end ready. sync_mu held on entry and exit. */
+/* Makes the arena's pages ahead ready, and the next generation's arena once this one is half full. No lock held. */
+static void sync_prepare_arena(struct pleat_db *db, uint64_t ahead) {
+    struct epoch_slot *slot;
+    if (epoch_enter(db->epoch, &slot) < 0) {
+        return; /* commits then fault themselves */
+    }
+    struct generation *active = view_current(db)->generations[0];
+    generation_ref(active);
+    epoch_leave(slot);
+    arena_prepare(db->pool, active->arena, ahead);
+    bool is_half_full = arena_used(active->arena) > db->options.memtable_bytes / 2;
+    generation_unref(active);
+    if (is_half_full) {
+        arena_pool_prepare(db->pool, ahead);
+    }
+}
+
+/* Makes the pages ahead of the newest segment's end ready, and the memtables'. sync_mu held on entry and exit. */
 static void sync_prepare_ahead(struct pleat_db *db) {
     db->log_prepare_asked = false;
     struct segment *newest = db->segments;
@@ -224,9 +241,10 @@ static void sync_prepare_ahead(struct pleat_db *db) {
     }
     newest->users++;
     mutex_unlock(&db->sync_mu);
-    uint64_t ahead = wal_writer_used(newest->writer);
-    ahead = ahead < PREPARE_AHEAD_BYTES_MIN ? PREPARE_AHEAD_BYTES_MIN : ahead;
-    wal_writer_prepare(newest->writer, ahead < PREPARE_AHEAD_BYTES_MAX ? ahead : PREPARE_AHEAD_BYTES_MAX);
+    uint64_t used = wal_writer_used(newest->writer);
+    uint64_t ahead = used < PREPARE_AHEAD_BYTES_MAX ? used : PREPARE_AHEAD_BYTES_MAX;
+    wal_writer_prepare(newest->writer, ahead > PREPARE_AHEAD_BYTES_MIN ? ahead : PREPARE_AHEAD_BYTES_MIN);
+    sync_prepare_arena(db, ahead);
     mutex_lock(&db->sync_mu);
     newest->users--;
     condition_broadcast(&db->sync_done);

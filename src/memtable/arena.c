@@ -8,8 +8,10 @@
  *     acquire --> held by a generation: records, nodes, filter fill up --> release --> kept (warm) --> acquire ...
  *                                                                             '-----> unmapped (large, or enough kept)
  *
- * An arena is address space; the system commits pages when they are first touched. The filter is emptied at release,
- * where a background thread pays, and not at acquire, where a commit waits.
+ * An arena is address space; the system commits pages when they are first touched, which for 2 MiB of them can take
+ * longer than a thousand inserts. So a background thread touches them ahead of both ends, and makes the next arena
+ * while its generation is not there yet. The filter is emptied at release, where a background thread pays, too, and not
+ * at acquire, where a commit waits.
  */
 #include "memtable/arena_internal.h"
 
@@ -37,10 +39,14 @@ static size_t filter_lines_for(size_t bytes) {
     return bytes / FILTER_SHARE / FILTER_LINE_BYTES + 1;
 }
 
+static uint64_t arena_page_bytes(uint64_t total) {
+    return total >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : PAGE_BYTES;
+}
+
 /* All of an arena that is to leave `bytes` available beside the guard and the filter, in whole pages. */
 static uint64_t arena_total_bytes(uint64_t bytes) {
     uint64_t total = ARENA_GUARD_BYTES + (uint64_t)filter_lines_for(bytes) * FILTER_LINE_BYTES + bytes;
-    uint64_t page = total >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : PAGE_BYTES;
+    uint64_t page = arena_page_bytes(total);
     return (total + page - 1) / page * page;
 }
 
@@ -106,6 +112,7 @@ static int arena_new(const struct mem *mem, size_t bytes, bool is_default, struc
     arena->filter_lines = filter_lines_for(bytes);
     arena->record_start = ARENA_GUARD_BYTES + (size_t)arena->filter_lines * FILTER_LINE_BYTES;
     arena->is_default = is_default;
+    arena->prepared_nodes = arena->bytes;
     arena_reset(arena);
     *ret_arena = arena;
     return 0;
@@ -151,6 +158,14 @@ static void arena_clear(struct arena *arena) {
     arena_reset(arena);
 }
 
+/* Under the pool's mutex. */
+static void arena_keep(struct arena_pool *pool, struct arena *arena) {
+    mutex_check_held(&pool->mutex);
+    arena->next = pool->kept;
+    pool->kept = arena;
+    pool->kept_count++;
+}
+
 void arena_release(struct arena_pool *pool, struct arena *arena) {
     if (arena == NULL) {
         return;
@@ -164,12 +179,60 @@ void arena_release(struct arena_pool *pool, struct arena *arena) {
     pool->held_count--;
     bool keep = worth_keeping && pool->kept_count < pool->keep_count;
     if (keep) {
-        arena->next = pool->kept;
-        pool->kept = arena;
-        pool->kept_count++;
+        arena_keep(pool, arena);
     }
     mutex_unlock(&pool->mutex);
     if (!keep) {
+        arena_free(pool->mem, arena);
+    }
+}
+
+void arena_prepare(struct arena_pool *pool, struct arena *arena, size_t ahead_bytes) {
+    size_t page = (size_t)arena_page_bytes(arena->bytes);
+    size_t record_end = atomic_load_explicit(&arena->record_end, memory_order_relaxed);
+    size_t node_start = atomic_load_explicit(&arena->node_start, memory_order_relaxed);
+    if (node_start <= record_end) {
+        return; /* full; or the two ends are of different moments */
+    }
+    size_t room = node_start - record_end;
+    size_t records = record_end + (ahead_bytes < room ? ahead_bytes : room);
+    size_t nodes = node_start - (ahead_bytes / 4 < room ? ahead_bytes / 4 : room);
+    records = (records + page - 1) / page * page;
+    nodes = nodes / page * page;
+    mutex_lock(&pool->mutex); /* shares the pages out */
+    size_t records_from = arena->prepared_records;
+    size_t nodes_to = arena->prepared_nodes;
+    records = records < nodes_to ? records : nodes_to; /* where the two meet, the other side has seen to it */
+    records = records > records_from ? records : records_from;
+    nodes = nodes > records ? nodes : records;
+    nodes = nodes < nodes_to ? nodes : nodes_to;
+    arena->prepared_records = records;
+    arena->prepared_nodes = nodes;
+    mutex_unlock(&pool->mutex);
+    mem_populate(pool->mem, arena->base + records_from, records - records_from);
+    mem_populate(pool->mem, arena->base + nodes, nodes_to - nodes);
+}
+
+void arena_pool_prepare(struct arena_pool *pool, size_t ahead_bytes) {
+    mutex_lock(&pool->mutex);
+    bool wanted = pool->kept == NULL && pool->held_count < pool->keep_count;
+    pool->held_count += wanted; /* by this thread */
+    mutex_unlock(&pool->mutex);
+    if (!wanted) {
+        return;
+    }
+    struct arena *arena = NULL;
+    if (arena_new(pool->mem, pool->default_bytes, true, &arena, NULL) == 0) {
+        arena_prepare(pool, arena, ahead_bytes);
+    }
+    mutex_lock(&pool->mutex);
+    pool->held_count--;
+    bool keep = arena != NULL && pool->held_count + pool->kept_count < pool->keep_count; /* nobody was faster */
+    if (keep) {
+        arena_keep(pool, arena);
+    }
+    mutex_unlock(&pool->mutex);
+    if (arena != NULL && !keep) {
         arena_free(pool->mem, arena);
     }
 }

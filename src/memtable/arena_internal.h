@@ -50,6 +50,8 @@ struct arena {
 
     /* guarded by the pool's mutex */
     struct arena *next;
+    size_t prepared_records; /* pages up to here ... */
+    size_t prepared_nodes;   /* ... and from here on are there, or somebody is about to touch them */
 
     /* owned by the inserter; kept off the line that readers load the frozen fields from */
     uint8_t separation[64];

@@ -39,6 +39,14 @@ void arena_release(struct arena_pool *pool, struct arena *arena);
 size_t arena_used(const struct arena *arena);
 size_t arena_available(const struct arena *arena);
 
+/* Makes the pages ahead of both ends ready, so that inserts do not fault: those of `ahead_bytes` more of records and a
+ * quarter of that of nodes. By any thread that keeps the arena held, beside the inserter. Advice; costs what the
+ * touches would have cost, nothing where it was done. */
+void arena_prepare(struct arena_pool *pool, struct arena *arena, size_t ahead_bytes);
+/* Makes the arena of the next acquire now, prepared, unless one is kept already or keep_count are in use. Any thread;
+ * a failure is none. */
+void arena_pool_prepare(struct arena_pool *pool, size_t ahead_bytes);
+
 /* Inside a generation: could any memtable of this arena hold a key of this hash (hash_key)? One cache line. */
 bool arena_may_contain(const struct arena *arena, uint64_t hash);
 /* Prefetches the line that arena_may_contain will read. */

@@ -113,7 +113,7 @@ static void fuzz_mem_unmap(const struct mem *mem, void *block, size_t bytes) {
 
 void fuzz_mem_init(struct fuzz_mem *memory, size_t input_bytes, size_t times, size_t base) {
     *memory = (struct fuzz_mem){
-        .mem = {fuzz_mem_alloc, fuzz_mem_resize, fuzz_mem_release, fuzz_mem_map, fuzz_mem_unmap, memory},
+        .mem = {fuzz_mem_alloc, fuzz_mem_resize, fuzz_mem_release, fuzz_mem_map, fuzz_mem_unmap, NULL, memory},
         .bound = input_bytes * times + base,
     };
 }

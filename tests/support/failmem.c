@@ -47,6 +47,6 @@ static void failmem_unmap(const struct mem *mem, void *block, size_t bytes) {
 
 void failmem_init(struct failmem *fail) {
     *fail = (struct failmem){
-        .mem = {failmem_alloc, failmem_resize, failmem_release, failmem_map, failmem_unmap, fail},
+        .mem = {failmem_alloc, failmem_resize, failmem_release, failmem_map, failmem_unmap, NULL, fail},
     };
 }

@@ -49,7 +49,7 @@ static void keep_unmap(const struct mem *mem, void *block, size_t bytes) {
 }
 
 const struct mem *keepmem(void) {
-    static const struct mem keep = {keep_alloc, keep_resize, keep_release, keep_map, keep_unmap, NULL};
+    static const struct mem keep = {keep_alloc, keep_resize, keep_release, keep_map, keep_unmap, NULL, NULL};
     (void)keep; /* unused under a sanitizer */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return &mem_system;

@@ -155,7 +155,14 @@ static void shake_unmap(const struct mem *mem, void *block, size_t bytes) {
     shake_here();
 }
 
-const struct mem shake_mem = {shake_alloc, shake_resize, shake_release, shake_map, shake_unmap, NULL};
+static void shake_populate(const struct mem *mem, void *pages, size_t bytes) {
+    (void)mem;
+    shake_here();
+    mem_system.populate(&mem_system, pages, bytes);
+    shake_here();
+}
+
+const struct mem shake_mem = {shake_alloc, shake_resize, shake_release, shake_map, shake_unmap, shake_populate, NULL};
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 
