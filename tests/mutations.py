@@ -33,11 +33,13 @@ ARGUMENTS = {
     "crash_store": ["--seconds", "5"],
     "fault_store": ["--seconds", "5"],
     "model_store": ["--seconds", "3"],
+    "stress/position_stress": ["--seconds", "5"],
 }
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_wal_damage", "test_wal", "test_wal_crash", "test_version", "test_version_disk",
             "test_table", "test_table_damage", "test_recovery", "test_store_open", "test_store_cursor",
-            "test_compaction", "test_platform", "test_store", "crash_store", "fault_store", "model_store"]
+            "test_compaction", "test_platform", "test_store", "crash_store", "fault_store", "model_store",
+            "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
 CATCHERS = {
     "posix": "test_syscalls test_platform",
@@ -49,6 +51,8 @@ CATCHERS = {
     "recover": "test_recovery crash_store",
     "sync": "test_recovery crash_store",
     "commit": "test_recovery fault_store",
+    "commit_cursors": "stress/position_stress",
+    "commit_visible": "stress/position_stress",
     "flush": "test_recovery crash_store",
     "compact": "test_recovery crash_store",
     "compact_counts": "test_compaction",
@@ -184,13 +188,13 @@ def main():
             return 1
         if not mutations or not sound(arguments.build, known, arguments.jobs, scratch):
             return 1
-        print("%-24s %-18s %6s" % ("mutation", "caught by", "after"))
+        print("%-24s %-22s %6s" % ("mutation", "caught by", "after"))
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
             runs = [pool.submit(convict, arguments.build, mutation, known, arguments.repeat, scratch)
                     for mutation in mutations]
             for mutation, future in zip(mutations, runs):
                 future.result()
-                print("%-24s %-18s %5.1fs  %s" % (
+                print("%-24s %-22s %5.1fs  %s" % (
                     mutation.name, mutation.caught_by or "SURVIVES", mutation.seconds,
                     "; ".join([mutation.how[:90]] + mutation.notes)), flush=True)
     finally:

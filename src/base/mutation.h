@@ -63,6 +63,9 @@
     X(sync_sealed, "F3 Y1", "comparing a sealed segment's end with what the sync covers") \
     X(sync_poison, "F7 Y3", "the sticky error after a failed sync") \
     X(commit_poison, "F7 D5", "the sticky error after a failed append") \
+    X(commit_cursors_first, "F2 D6", "the mutex over both: the sequence is published behind it, its cursors before") \
+    X(commit_cursors_last, "F2 D6", "the mutex over both: the sequence is published before it, its cursors behind") \
+    X(commit_visible_last, "F1 D1", "the entries' place before their sequence: they come behind it") \
     X(flush_dir_sync, "F2 F3", "syncing the names of a flush's tables before the edit that names them") \
     X(flush_one_edit, "F1 F2", "the one edit for all spaces: each gets its own, the last one the position") \
     X(flush_cursors, "F2", "the cursors as of the freeze: those of now go into the edit") \

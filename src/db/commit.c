@@ -140,6 +140,9 @@ static int commit_reserve_cursors(struct pleat_db *db, size_t fresh, struct plea
 
 /* Cursors and the visible sequence change together. commit_mu held. */
 static void commit_publish(struct pleat_db *db, const struct pleat_batch *batch, uint64_t sequence) {
+    if (MUTATION(commit_cursors_last)) {
+        atomic_store_explicit(&db->applied, sequence, memory_order_release); /* pairs with the acquire in db_applied */
+    }
     mutex_lock(&db->cursors_mu);
     if (batch->record.cursor_count > 0) {
         struct wal_view view;
@@ -148,6 +151,11 @@ static void commit_publish(struct pleat_db *db, const struct pleat_batch *batch,
         while (wal_view_cursor(&view, &cursor) == 0) {
             cursor_set_put(&db->cursors, &cursor);
         }
+    }
+    if (MUTATION(commit_cursors_first)) {
+        mutex_unlock(&db->cursors_mu);
+        atomic_store_explicit(&db->applied, sequence, memory_order_release); /* pairs with the acquire in db_applied */
+        return;
     }
     atomic_store_explicit(&db->applied, sequence, memory_order_release); /* pairs with the acquire in db_applied */
     mutex_unlock(&db->cursors_mu);
@@ -216,9 +224,14 @@ static int commit_locked(struct pleat_db *db, struct pleat_batch *batch, const s
     struct wal_view view;
     wal_record_view(&batch->record, &view);
     view.sequence = sequence;
+    if (MUTATION(commit_visible_last)) {
+        commit_publish(db, batch, sequence);
+    }
     rc = generation_insert(db->active, commit_slot_of, batch, view, NULL);
     ASSERT(rc == 0); /* every space of the batch is open (drops take commit_mu) and we encoded the record ourselves */
-    commit_publish(db, batch, sequence);
+    if (!MUTATION(commit_visible_last)) {
+        commit_publish(db, batch, sequence);
+    }
     uint64_t logged = wal_writer_used(db->active_segment->writer) - before;
     db->unsynced_bytes += logged;
     commit_count(db, batch, logged);
