@@ -233,44 +233,115 @@ Test(recovery, a_segment_of_a_copy_of_the_store_is_not_followed) {
     }
 }
 
-/* A chain that is right and a first record that is not the next: no writer makes that, so its file is a forgery. */
-Test(recovery, a_segment_that_goes_on_behind_a_gap_is_not_followed) {
-    struct life life;
-    life_begin(&life, simfs_new(3));
-    life_open(&life);
-    life_commit(&life, 'a', 4);
-    uint64_t segment = life.db->active_segment->number;
-    uint8_t store_id[WAL_STORE_ID_BYTES];
-    memcpy(store_id, registry_store(life.db->registry)->store_id, sizeof store_id);
-    struct wal_tail tail = wal_writer_tail(life.db->active_segment->writer);
-    life_crash(&life, SIMFS_KILL, 1);
-
+/* A segment that no writer of ours would leave there, but valid by every checksum: one commit as life_try_commit makes
+ * it, by 'f', under `sequence`, behind whatever end `predecessor` names. Its record says that `durable` had been. */
+static struct wal_tail forge_segment(struct life *life, const uint8_t *store_id, uint64_t segment,
+                                     struct wal_tail predecessor, uint64_t sequence, uint64_t durable) {
     struct vfs_dir *dir;
     struct wal_writer *writer;
     struct wal_record record;
-    const struct vfs *vfs = simfs_vfs(life.fs);
-    cr_assert_eq(vfs->dir_open(vfs, &mem_system, "store", VFS_DIR_EXISTING, 0, &dir, NULL), 0);
+    const struct vfs *vfs = simfs_vfs(life->fs);
+    char key[8];
+    uint8_t value[60];
+    (void)snprintf(key, sizeof key, "%03u", (unsigned)sequence);
+    memset(value, 'f', sizeof value);
+    cr_assert_eq(vfs->dir_open(vfs, &mem_system, "store", VFS_DIR_EXISTING, 0700, &dir, NULL), 0);
     struct wal_writer_options options = {.vfs = vfs,
                                          .dir = dir,
                                          .mem = &mem_system,
                                          .store_id = store_id,
-                                         .segment = segment + 1,
+                                         .segment = segment,
                                          .bytes = 4096,
-                                         .predecessor = tail,
-                                         .first_sequence = tail.last_sequence + 3,
+                                         .predecessor = predecessor,
+                                         .first_sequence = sequence,
                                          .file_mode = 0600,
-                                         .by_write = true};
+                                         .by_write = life->options.log_by_write};
     cr_assert_eq(wal_writer_create(&options, &writer, NULL), 0);
     wal_record_init(&record, &mem_system);
-    struct entry entry = {.kind = ENTRY_PUT, .key = (const uint8_t *)"060", .key_bytes = 3};
+    struct entry entry = {
+        .kind = ENTRY_PUT, .key = (const uint8_t *)key, .key_bytes = 3, .value = value, .value_bytes = sizeof value};
+    struct wal_cursor cursor = {.value = (const uint8_t *)key, .value_bytes = 3};
     cr_assert_eq(wal_record_add(&record, 0, &entry, NULL, NULL), 0);
-    cr_assert_eq(wal_writer_append(writer, &record, options.first_sequence, 0, NULL), 0);
+    cr_assert_eq(wal_record_set_cursor(&record, &cursor, NULL), 0);
+    cr_assert_eq(wal_writer_append(writer, &record, sequence, durable, NULL), 0);
+    struct wal_tail tail = wal_writer_tail(writer);
     wal_record_fini(&record);
     wal_writer_close(writer);
     vfs->dir_close(dir);
-    life_open(&life);
-    life_check(&life, 4, "with a forged segment");
-    life_end(&life);
+    return tail;
+}
+
+/* A store whose log ends at `ret_tail`, as a kill leaves it, or a clean close and a first segment behind that. */
+static void forge_begin(struct life *life, bool by_write, bool closed, uint8_t store_id[WAL_STORE_ID_BYTES],
+                        struct wal_tail *ret_tail) {
+    life_begin(life, simfs_new(3));
+    life->options.log_by_write = by_write;
+    life_open(life);
+    life_commit(life, 'a', 4);
+    memcpy(store_id, registry_store(life->db->registry)->store_id, WAL_STORE_ID_BYTES);
+    *ret_tail = wal_writer_tail(life->db->active_segment->writer);
+    if (!closed) {
+        life_crash(life, SIMFS_KILL, 1);
+        return;
+    }
+    cr_assert_eq(pleat_close(life->db, &life->err), 0, "%s", life->err.message);
+    life->db = NULL;
+    *ret_tail = forge_segment(life, store_id, 1000, (struct wal_tail){.last_sequence = 4}, 5, 0);
+    life->marks[5] = 'f';
+}
+
+/* Sequence numbers alone would let the successor follow: the chain must not. */
+Test(recovery, a_segment_that_names_another_end_than_its_predecessors_is_not_followed) {
+    static const struct wal_tail off[] = {
+        {0}, {.segment = UINT64_MAX}, {.last_sequence = UINT64_MAX}, {.running_hash = 1}};
+    for (size_t i = 0; i < 2 * sizeof off / sizeof off[0]; i++) {
+        const struct wal_tail *by = &off[i / 2];
+        struct life life;
+        uint8_t store_id[WAL_STORE_ID_BYTES];
+        struct wal_tail tail;
+        forge_begin(&life, i % 2 == 0, false, store_id, &tail);
+        struct wal_tail named = {tail.segment + by->segment, tail.last_sequence + by->last_sequence,
+                                 tail.running_hash + by->running_hash};
+        (void)forge_segment(&life, store_id, tail.segment + 1, named, 5, 4);
+        life.marks[5] = 'f';
+        life_open(&life);
+        life_check(&life, i / 2 == 0 ? 5 : 4, i / 2 == 0 ? "with its successor" : "with another's successor");
+        life_end(&life);
+    }
+}
+
+/* A chain that is right and a first record that is not the next: no writer makes that, so its file is a forgery. */
+Test(recovery, a_segment_that_goes_on_behind_a_gap_is_not_followed) {
+    static const uint64_t gaps[] = {1, 2, 4};
+    for (unsigned way = 0; way < 4; way++) {
+        for (size_t i = 0; i < sizeof gaps / sizeof gaps[0]; i++) {
+            struct life life;
+            uint8_t store_id[WAL_STORE_ID_BYTES];
+            struct wal_tail tail;
+            forge_begin(&life, way % 2 == 0, way >= 2, store_id, &tail);
+            (void)forge_segment(&life, store_id, tail.segment + 1, tail, tail.last_sequence + 1 + gaps[i],
+                                i % 2 == 0 ? 0 : tail.last_sequence);
+            life_open(&life);
+            life_check(&life, tail.last_sequence, "with a forged segment");
+            life_end(&life);
+        }
+    }
+}
+
+Test(recovery, a_record_behind_a_gap_still_says_what_had_been_durable) {
+    for (unsigned way = 0; way < 4; way++) {
+        struct life life;
+        uint8_t store_id[WAL_STORE_ID_BYTES];
+        struct wal_tail tail;
+        forge_begin(&life, way % 2 == 0, way >= 2, store_id, &tail);
+        uint64_t before = simfs_hash(life.fs);
+        (void)forge_segment(&life, store_id, tail.segment + 1, tail, tail.last_sequence + 3, tail.last_sequence + 1);
+        cr_assert_neq(simfs_hash(life.fs), before);
+        before = simfs_hash(life.fs);
+        expect_corrupt(&life, ".wal");
+        cr_assert_eq(simfs_hash(life.fs), before, "a refused open changed the disk");
+        life_end(&life);
+    }
 }
 
 /* The first pages of a log are lost, the last one says that they had been durable. */
