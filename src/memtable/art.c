@@ -215,8 +215,9 @@ struct record *art_find(uint8_t *base, _Atomic uint32_t *root, const uint8_t *ke
 void art_warm(struct memtable *const *tables, const struct entry *entries, size_t count) {
     ASSERT(count <= ART_WARM_MAX);
     uint8_t *base = tables[0]->base;
-    uint32_t current[ART_WARM_MAX];
+    uint32_t current[ART_WARM_MAX], from[ART_WARM_MAX]; /* from: as in art_link */
     for (size_t i = 0; i < count; i++) {
+        from[i] = 0;
         current[i] = atomic_load_explicit(&tables[i]->root, memory_order_relaxed); /* the inserter's own stores */
     }
     bool moving;
@@ -228,6 +229,10 @@ void art_warm(struct memtable *const *tables, const struct entry *entries, size_
             }
             struct node *node = slot_node(base, current[i]);
             const struct entry *entry = &entries[i];
+            if (node->depth - from[i] > TAIL_BYTES) { /* a path that is read from a record: see node_path */
+                __builtin_prefetch(record_at(base, node->sample)->bytes + from[i]);
+            }
+            from[i] = node->depth + 1u;
             _Atomic uint32_t *child = entry->key_bytes > node->depth ? node_find(node, entry->key[node->depth]) : NULL;
             current[i] = child != NULL ? atomic_load_explicit(child, memory_order_relaxed) : 0;
             if (current[i] != 0) {
