@@ -62,6 +62,7 @@ CATCHERS = {
     "manifest": "test_version_disk test_version",
     "manifest_frame_key": "test_version",
     "manifest_header": "test_version",
+    "manifest_cursor": "test_version",
     "manifest_frame_behind": "test_version",
     "registry": "test_version_disk",
     "table": "test_table_damage test_table",

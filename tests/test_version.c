@@ -284,7 +284,7 @@ Test(version, replay_refuses_whatever_apply_refuses) {
 
 Test(version, unknown_fields_are_refused_as_newer_unless_they_may_be_ignored) {
     static const struct {
-        uint8_t bytes[8];
+        uint8_t bytes[24];
         size_t count;
         int status;
     } rows[] = {
@@ -300,6 +300,9 @@ Test(version, unknown_fields_are_refused_as_newer_unless_they_may_be_ignored) {
         {{12}, 1, PLEAT_ERR_CORRUPT},
         {{8, 3, 0, 0, 0}, 5, PLEAT_ERR_CORRUPT},      /* a cursor without a position */
         {{6, 3, 5, 2, 1}, 5, PLEAT_ERR_CORRUPT},      /* a position without its cursor */
+        {{6, 3, 5, 2, 2, 8, 4, 1, 'a', 0, 0, 8, 4, 1, 'b', 0, 0}, 17, 0},
+        {{6, 3, 5, 2, 2, 8, 4, 1, 'b', 0, 0, 8, 4, 1, 'a', 0, 0}, 17, PLEAT_ERR_CORRUPT},
+        {{6, 3, 5, 2, 2, 8, 4, 1, 'a', 0, 0, 8, 4, 1, 'a', 0, 0}, 17, PLEAT_ERR_CORRUPT}, /* twice */
         {{2, 1, 1}, 3, PLEAT_ERR_CORRUPT},            /* a bound that goes down */
         {{0x80, 0x80, 0x80, 0x80}, 4, PLEAT_ERR_CORRUPT},
     };

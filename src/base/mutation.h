@@ -75,6 +75,7 @@
     X(compact_unlink_last, "F2 V4", "waiting for the edit: inputs are removed before it") \
     X(compact_counts, "F6 R1", "comparing the entries seen with those that the inputs should have") \
     X(compact_survive, "F2 K2", "looking for older entries before a tombstone is dropped") \
+    X(compact_survive_level0, "F2 K2", "looking for older entries in level 0 when a merge in it drops a tombstone") \
     X(clear_flush, "F2 F3", "flushing what came before a clear or drop") \
     X(open_unclean, "F5", "marking the manifest as open") \
     X(manifest_new_sync, "F2 M1", "syncing MANIFEST.new before it is renamed") \
@@ -87,6 +88,7 @@
     X(manifest_frame_checksum, "F6 M2", "looking at the checksum of a frame") \
     X(manifest_header_checksum, "F6", "looking at the checksum of the manifest's header") \
     X(manifest_frame_behind, "F6 M3", "looking for a valid frame behind an invalid one") \
+    X(manifest_cursor_twice, "F6", "refusing a cursor's name that was there already behind one position") \
     X(registry_poison, "F7 A2", "the sticky error after a change with an unknown outcome") \
     X(registry_publish, "F7 V5", "publishing only what was written") \
     X(registry_bound, "F3 A4", "the durable bound above a file number that is handed out") \

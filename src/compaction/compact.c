@@ -250,7 +250,7 @@ static int run_merge(struct run *run, struct registry *registry, uint64_t sequen
     const struct compaction *compaction = run->compaction;
     const struct level *level0 = &run->tree->levels[0];
     size_t level0_first = level0->count;
-    if (compaction->input_counts[0] > 0) {
+    if (compaction->input_counts[0] > 0 && !MUTATION(compact_survive_level0)) {
         const struct table_ref *oldest = compaction->inputs[0][compaction->input_counts[0] - 1];
         level0_first = 0;
         while (level0_first < level0->count && level0->tables[level0_first] != oldest) {

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/mutation.h"
 #include "version/registry_internal.h"
 
 struct replay_table {
@@ -262,7 +263,8 @@ static int replay_cursor(struct replay *replay, const struct edit_decoder *decod
     }
     if (set->count > 0) {
         const struct cursor_entry *last = &set->entries[set->count - 1];
-        if (key_compare(last->name, last->name_bytes, cursor->name, cursor->name_bytes) >= 0) {
+        int order = key_compare(last->name, last->name_bytes, cursor->name, cursor->name_bytes);
+        if (order >= 0 && !(MUTATION(manifest_cursor_twice) && order == 0)) {
             return replay_corrupt(decoder, "cursor out of order, its place", set->count, set->count - 1, err);
         }
     }

@@ -4,6 +4,11 @@
  *
  * The first bytes draw the limits, tiny, so that a few calls flush and compact. The store is in step mode, on the
  * simulated disk. A call is one byte and what it needs behind it; a program ends with its bytes.
+ *
+ * Some of what a store does needs two jobs at once: a merge inside level 0 happens only while older tables of it are
+ * the inputs of another job. So a step may be met in the middle: when it has written so many pieces of its output, the
+ * program goes on from inside that write with commits, flushes and a step of its own, and only then does the outer job
+ * end. What two threads would do is thereby in one, and the same bytes are the same run.
  */
 #include "db/db.h"
 #include "fuzz/api_model.h"
@@ -37,9 +42,12 @@ struct held_iter {
 struct api {
     struct fuzz_input input;
     struct simfs *fs;
+    struct vfs vfs; /* of fs, but for writes to tables, in the middle of which other calls may be made */
     struct fuzz_mem memory;
     struct pleat_options options;
     struct pleat_db *db;
+    struct vfs_file *table; /* the newest: what a job writes */
+    unsigned meanwhile;     /* the step under way is met at so many writes from now; 0: it is not */
     struct pleat_batch *batch;
     struct pleat_space *spaces[MODEL_SPACES];
     struct model_state state;
@@ -49,6 +57,8 @@ struct api {
     struct held_iter iters[HELD];
     struct pleat_error err;
 };
+
+static struct api the_api; /* one, for what the disk calls */
 
 #define OK(call) FUZZ_CHECK_TEXT((call) == 0, "%s", api->err.message)
 
@@ -438,7 +448,7 @@ static void call_iter(struct api *api) {
 
 static void api_open(struct api *api) {
     uint64_t applied = 0;
-    OK(db_open_with("store", &api->options, simfs_vfs(api->fs), &api->memory.mem, &api->db, &api->err));
+    OK(db_open_with("store", &api->options, &api->vfs, &api->memory.mem, &api->db, &api->err));
     open_spaces(api);
     OK(pleat_batch_new(api->db, &api->batch, &api->err));
     pleat_position_read(api->db, PLEAT_APPLIED, NULL, &applied);
@@ -456,21 +466,97 @@ static void api_close(struct api *api) {
     FUZZ_CHECK(simfs_open_handles(api->fs) == 0);
 }
 
+static void check_space(struct api *api, size_t space, bool reverse) {
+    struct scan scan = {.options = {.size = sizeof scan.options, .reverse = reverse}, .rows = api->state.spaces[space]};
+    OK(pleat_scan(api->spaces[space], &scan.options, scan_row, &scan, &api->err));
+    FUZZ_CHECK(scan.next == scan.rows.count);
+}
+
 static void check_all(struct api *api) {
     struct pleat_check check;
     OK(pleat_check(api->db, &check, &api->err));
     for (unsigned i = 0; i < 2 * MODEL_SPACES; i++) {
-        struct scan scan = {.options = {.size = sizeof scan.options, .reverse = i >= MODEL_SPACES},
-                            .rows = api->state.spaces[i % MODEL_SPACES]};
-        OK(pleat_scan(api->spaces[i % MODEL_SPACES], &scan.options, scan_row, &scan, &api->err));
-        FUZZ_CHECK(scan.next == scan.rows.count);
+        check_space(api, i % MODEL_SPACES, i >= MODEL_SPACES);
     }
     check_cursors(api);
 }
 
+/* An update of a space, as often as not of a key that it has. */
+static void update_in(struct api *api, size_t space) {
+    const struct model_space *rows = &api->state.spaces[space];
+    struct pending *pending = &api->pending[api->pending_count];
+    uint8_t draw = fuzz_u8(&api->input), size = fuzz_u8(&api->input), buffer[MODEL_VALUE_BYTES];
+    struct pleat_slice key = draw < 128 && rows->count > 0 ? model_key(&rows->rows[size % rows->count]) : draw_key(api);
+    if (api->pending_count == PENDING_MAX || rows_bound(api, space) == MODEL_ROWS) {
+        return;
+    }
+    *pending = (struct pending){.is_delete = draw % 2 == 0, .space = space, .row.seed = draw};
+    memcpy(pending->row.key, key.bytes > 0 ? key.data : "", key.bytes);
+    pending->row.key_bytes = (uint8_t)key.bytes;
+    key = model_key(&pending->row);
+    if (pending->is_delete) {
+        OK(pleat_batch_delete(api->batch, api->spaces[space], key, &api->err));
+    } else {
+        pending->row.value_bytes = size;
+        OK(pleat_batch_put(api->batch, api->spaces[space], key, model_bytes(draw, size, buffer), &api->err));
+    }
+    api->pending_count++;
+}
+
+/* Between a step's beginning and its end: a few generations and a job over them. Nothing that would wait for the job.
+ */
+static void meanwhile(struct api *api) {
+    uint8_t draw = fuzz_u8(&api->input);
+    size_t space = draw_space(api);
+    for (unsigned generation = 0; generation < 2 + draw % 4u; generation++) {
+        for (unsigned updates = 1 + fuzz_u8(&api->input) % 4u; updates > 0; updates--) {
+            update_in(api, space);
+        }
+        call_commit(api);
+        OK(pleat_flush(api->db, &api->err));
+    }
+    int rc = pleat_step(api->db, &api->err);
+    FUZZ_CHECK_TEXT(rc == 0 || rc == PLEAT_END, "%s", api->err.message);
+    check_space(api, space, draw >= 128);
+}
+
+/* A compaction's write to a table holds no lock (a flush's holds none either, but commits would wait for it). */
+static int api_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {
+    struct api *api = &the_api;
+    int rc = simfs_vfs(api->fs)->file_write(file, offset, data, n, err);
+    if (rc == 0 && api->meanwhile > 0 && api->db->compacting > 0 && !api->db->flushing && file == api->table &&
+        --api->meanwhile == 0) {
+        meanwhile(api);
+    }
+    return rc;
+}
+
+/* The newest table is told from the manifest by its name. */
+static int api_file_open(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,
+                         struct vfs_file **ret_file, struct pleat_error *err) {
+    int rc = simfs_vfs(the_api.fs)->file_open(dir, name, how, mode, ret_file, err);
+    uint64_t number;
+    if (rc == 0 && how == VFS_FILE_CREATE_NEW) {
+        the_api.table = table_name_parse(name, &number) ? *ret_file : NULL;
+    }
+    return rc;
+}
+
+static void step_and_meanwhile(struct api *api, unsigned writes) {
+    api->meanwhile = writes;
+    int rc = pleat_step(api->db, &api->err);
+    FUZZ_CHECK_TEXT(rc == 0 || rc == PLEAT_END, "%s", api->err.message);
+    for (size_t i = 0; api->meanwhile == 0 && i < MODEL_SPACES; i++) { /* before the next clear hides what came of it */
+        check_space(api, i, false);
+    }
+    api->meanwhile = 0;
+}
+
 static void call_background(struct api *api) {
     uint8_t draw = fuzz_u8(&api->input);
-    if (draw < 120) {
+    if (draw < 60) {
+        step_and_meanwhile(api, 1 + draw % 2u);
+    } else if (draw < 120) {
         for (unsigned i = 0; i <= draw % 4u; i++) {
             int rc = pleat_step(api->db, &api->err);
             FUZZ_CHECK_TEXT(rc == 0 || rc == PLEAT_END, "%s", api->err.message);
@@ -517,8 +603,7 @@ static void api_call(struct api *api) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static struct api state;
-    struct api *api = &state;
+    struct api *api = &the_api;
     memset(api, 0, sizeof *api);
     api->input = (struct fuzz_input){data, data + size};
     uint8_t draw = fuzz_u8(&api->input), more = fuzz_u8(&api->input);
@@ -537,6 +622,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_mem_init(&api->memory, size, 1024, 1 << 20);
     api->memory.mapped_bound = 8 << 20;
     api->fs = simfs_new(1);
+    api->vfs = *simfs_vfs(api->fs);
+    api->vfs.file_open = api_file_open;
+    api->vfs.file_write = api_file_write;
     api_open(api);
     for (unsigned i = 0; i < CALLS_MAX && fuzz_left(&api->input) > 0; i++) {
         api_call(api);
