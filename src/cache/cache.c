@@ -80,6 +80,7 @@ int cache_new(const struct mem *mem, uint64_t capacity_bytes, struct cache **ret
     cache->limbo_step_bytes = capacity_bytes / 64;
     cache->collect_at = cache->limbo_step_bytes;
     cache->frame_bytes_max = capacity_bytes / 2;
+    cache->charged_bytes_max = capacity_bytes - capacity_bytes / 4;
     cache_memory_init(&cache->memory, mem, capacity_bytes);
     int rc = epoch_new(mem, &cache->epoch, err);
     if (rc < 0) {

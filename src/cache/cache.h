@@ -8,7 +8,9 @@
  *   C1  A frame that a slot points to was published whole (release; pairs with the acquire in cache_slot_load).
  *   C2  A frame's memory is reused only after its slot was cleared, every epoch that could hold it has ended, and
  *       its pin count is zero.
- *   C3  Used bytes (frames and charges) exceed the capacity only by frames that are pinned, in limbo, or being loaded.
+ *   C3  Used bytes (frames and charges) exceed the capacity only by frames that are pinned, in limbo, or being loaded,
+ *       and by charges above three quarters of it: a quarter is always left to frames, or a store whose indexes and
+ *       filters outgrow the cache would read and decode a block for every lookup.
  *   C4  Gets enter at score 1 and raise to 3; scans and compactions enter at 0: neither flushes the hot set.
  *   C5  Of several threads that miss one block at once, one loads it and the others wait for it.
  *
@@ -98,7 +100,7 @@ void cache_unpin(struct cache *cache, struct cache_frame *frame);
  * Pinned frames live on until they are unpinned. */
 void cache_slots_clear(struct cache *cache, struct cache_slot *slots, size_t count);
 
-/* Counts memory that is not a frame (indexes, filters) against the budget; negative gives it back. */
+/* Counts memory that is not a frame (indexes, filters) against the budget (C3); negative gives it back. */
 void cache_charge(struct cache *cache, int64_t bytes);
 
 struct cache_stats {

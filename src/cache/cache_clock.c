@@ -152,7 +152,9 @@ static bool cache_drain_locked(struct cache *cache, struct cache_victims *victim
 }
 
 uint64_t cache_held_bytes_locked(const struct cache *cache) {
-    return cache->memory.slab_bytes_total + cache->memory.single_bytes + (uint64_t)cache->charged_bytes;
+    uint64_t charged = (uint64_t)cache->charged_bytes;
+    charged = charged < cache->charged_bytes_max ? charged : cache->charged_bytes_max;
+    return cache->memory.slab_bytes_total + cache->memory.single_bytes + charged;
 }
 
 uint64_t cache_held_later_locked(const struct cache *cache) {

@@ -76,6 +76,7 @@ struct cache {
     uint64_t probation_bytes;   /* frames of scans give way first while they hold more than this */
     uint64_t limbo_step_bytes;  /* newly waiting memory that makes a collection worth its barrier */
     uint64_t frame_bytes_max;   /* frames larger than this are served but not kept */
+    uint64_t charged_bytes_max; /* charges above this take nothing from frames any more (C3) */
     struct cache_wait waits[CACHE_WAIT_SHARDS];
 
     struct mutex mutex; /* RANK_CACHE */
@@ -115,7 +116,7 @@ void cache_balance_locked(struct cache *cache, struct cache_victims *victims);
 void cache_victims_retire(struct cache *cache, struct cache_victims *victims);
 /* LIMBO or LOADING -> FREE. */
 void cache_frame_release_locked(struct cache *cache, struct cache_frame_inner *inner);
-/* Bytes of memory that the pool and the charges hold now. */
+/* Bytes of memory that the pool and the charges hold now, of the latter what counts (C3). */
 uint64_t cache_held_bytes_locked(const struct cache *cache);
 /* What of it will be held once the epochs that are now open have ended. */
 uint64_t cache_held_later_locked(const struct cache *cache);
