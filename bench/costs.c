@@ -43,8 +43,7 @@ struct counts {
     uint64_t allocations;
 };
 
-/* ---- the counting vfs: handles are the disk's own -------------------------------------------------------------------
- */
+/* ---- the counting vfs: handles, clock and randomness are the disk's own ------------------------------------------ */
 
 static const struct vfs *disk;
 static struct vfs counting;
@@ -99,6 +98,26 @@ static int count_file_sync(struct vfs_file *file, struct pleat_error *err) {
     return disk->file_sync(file, err);
 }
 
+static int count_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    counted.calls++;
+    counted.reads++;
+    counted.bytes_read += n;
+    return disk->lock_read(lock, offset, buffer, n, err);
+}
+
+static int count_lock_write(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n,
+                            struct pleat_error *err) {
+    counted.calls++;
+    counted.bytes_written += n;
+    return disk->lock_write(lock, offset, data, n, err);
+}
+
+static int count_lock_sync(struct vfs_lock *lock, struct pleat_error *err) {
+    counted.calls++;
+    counted.syncs++;
+    return disk->lock_sync(lock, err);
+}
+
 static int count_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
                             struct vfs_log **ret_log, struct pleat_error *err) {
     counted.calls++;
@@ -117,16 +136,6 @@ static int count_log_sync(struct vfs_log *log, struct pleat_error *err) {
     return disk->log_sync(log, err);
 }
 
-static uint64_t count_now_ns(const struct vfs *vfs) {
-    (void)vfs;
-    return disk->now_ns(disk);
-}
-
-static int count_random(const struct vfs *vfs, void *buffer, size_t n, struct pleat_error *err) {
-    (void)vfs;
-    return disk->random(disk, buffer, n, err);
-}
-
 static void counting_init(struct simfs *fs) {
     disk = simfs_vfs(fs);
     counting = *disk;
@@ -138,15 +147,15 @@ static void counting_init(struct simfs *fs) {
     counting.file_read = count_file_read;
     counting.file_write = count_file_write;
     counting.file_sync = count_file_sync;
+    counting.lock_read = count_lock_read;
+    counting.lock_write = count_lock_write;
+    counting.lock_sync = count_lock_sync;
     counting.log_create = count_log_create;
     counting.log_publish = count_log_publish;
     counting.log_sync = count_log_sync;
-    counting.now_ns = count_now_ns;
-    counting.random = count_random;
 }
 
-/* ---- a store to be counted ------------------------------------------------------------------------------------------
- */
+/* ---- a store to be counted --------------------------------------------------------------------------------------- */
 
 struct costs {
     const char *scenario;
@@ -312,8 +321,7 @@ static void report_writing(struct costs *costs) {
     ratio(costs, "allocations per commit", after.allocations - before->allocations, costs->commits);
 }
 
-/* ---- scenarios ------------------------------------------------------------------------------------------------------
- */
+/* ---- scenarios --------------------------------------------------------------------------------------------------- */
 
 static void fold_scenario(const char *name, uint64_t batch, bool in_order) {
     struct costs costs;
@@ -502,8 +510,7 @@ static void recovery_scenario(void) {
     end(&costs);
 }
 
-/* ---- the file -------------------------------------------------------------------------------------------------------
- */
+/* ---- the file ---------------------------------------------------------------------------------------------------- */
 
 static const char head[] = "scenario,counter,value";
 

@@ -539,6 +539,29 @@ Test(vfs_lock, shared_locks_need_the_file_change_nothing_and_keep_the_exclusive_
     place_free(&place);
 }
 
+Test(vfs_lock, what_its_holder_keeps_behind_the_pid_outlives_it) {
+    struct place place = place_new();
+    struct vfs_lock *lock = NULL;
+    char note[8] = {0}, text[32] = {0};
+    for (int life = 0; life < 2; life++) {
+        cr_assert_eq(vfs->dir_lock(place.dir, "LOCK", false, 0600, &lock, NULL, NULL), 0);
+        cr_assert_eq(vfs->lock_read(lock, 16, note, 4, NULL), life == 0 ? PLEAT_ERR_CORRUPT : 0, "there is none yet");
+        cr_assert_eq(vfs->lock_write(lock, 16, "note", 4, NULL), 0);
+        cr_assert_eq(vfs->lock_sync(lock, NULL), 0);
+        cr_assert_eq(vfs->lock_read(lock, 16, note, 4, NULL), 0);
+        cr_assert_str_eq(note, "note");
+        cr_assert_eq(place_read(&place, "LOCK", text, sizeof text - 1), 20);
+        cr_assert_eq(atol(text), (long)getpid());
+        vfs->lock_release(lock);
+        cr_assert_eq(place_read(&place, "LOCK", text, sizeof text - 1), 20);
+        cr_assert_eq(memcmp(text, "           \n\0\0\0\0note", 20), 0, "the pid is blanked out, and no more");
+    }
+    cr_assert_eq(vfs->dir_lock(place.dir, "LOCK", true, 0600, &lock, NULL, NULL), 0);
+    cr_assert_eq(vfs->lock_read(lock, 16, note, 4, NULL), 0);
+    vfs->lock_release(lock);
+    place_free(&place);
+}
+
 /* ---- the log ---------------------------------------------------------------------------------------------------- */
 
 Test(vfs_log, mapped_and_written_logs_give_the_same_file) {

@@ -767,8 +767,16 @@ Test(simfs, locks_exclude_and_a_crash_drops_them) {
     struct vfs_dir *dir = NULL;
     cr_assert_eq(vfs->dir_open(vfs, &mem_system, PATH "/", VFS_DIR_EXISTING, 0, &dir, NULL), 0);
     cr_assert_eq(vfs->dir_lock(dir, "LOCK", false, 0600, &second, &holder, NULL), 0);
+    cr_assert_eq(vfs->lock_write(second, 16, "a", 1, NULL), 0);
+    cr_assert_eq(vfs->lock_sync(second, NULL), 0);
+    cr_assert_eq(vfs->dir_sync(dir, NULL), 0);
+    cr_assert_eq(vfs->lock_write(second, 16, "b", 1, NULL), 0); /* pending: as in any file */
     vfs->lock_release(second);
     vfs->dir_close(dir);
+    struct simfs *after = simfs_crash(image, SIMFS_MIN, 1);
+    static const char kept[17] = {[16] = 'a'};
+    cr_assert(disk_is(after, "LOCK", kept, sizeof kept));
+    simfs_free(after);
     simfs_free(image);
     disk.vfs->lock_release(first);
     cr_assert_eq(disk.vfs->dir_lock(disk.dir, "LOCK", true, 0600, &first, &holder, NULL), 0);

@@ -9,7 +9,7 @@
  *   P1  Every function returns 0 or a negative status with the text in err; EINTR and short transfers are dealt with
  *       inside. Nothing else in the library makes a system call that can touch the disk.
  *   P2  file_sync makes the contents and size durable; the name is durable only after dir_sync.
- *   P3  A failed file_sync or log_sync is never retried on the same handle.
+ *   P3  A failed file_sync, lock_sync or log_sync is never retried on the same handle.
  *
  * The log's storage is apart, because it must be a store into mapped memory where that is sound and pwrite elsewhere:
  *
@@ -37,6 +37,7 @@ struct vfs_file;
 struct vfs_lock;
 
 #define VFS_NAME_BYTES_MAX 255
+#define VFS_LOCK_TEXT_BYTES 12
 
 enum vfs_dir_mode {
     VFS_DIR_EXISTING,
@@ -69,11 +70,17 @@ struct vfs {
     int (*dir_rename)(struct vfs_dir *dir, const char *from, const char *to, struct pleat_error *err);
     int (*dir_unlink)(struct vfs_dir *dir, const char *name, struct pleat_error *err);
     /* An exclusive (shared: read-only opens) lock on the file `name`, which is created unless shared. The holder's pid
-     * is written into it. PLEAT_ERR_BUSY when held by any other handle of any process, with *ret_holder_pid (0 when
-     * unknown). A shared lock on a missing file returns 0 with *ret_lock NULL. Gone with the process. */
+     * is written into its first VFS_LOCK_TEXT_BYTES. PLEAT_ERR_BUSY when held by any other handle of any process, with
+     * *ret_holder_pid (0 when unknown). A shared lock on a missing file returns 0 with *ret_lock NULL. Gone with the
+     * process. */
     int (*dir_lock)(struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, struct vfs_lock **ret_lock,
                     int64_t *ret_holder_pid, struct pleat_error *err);
     void (*lock_release)(struct vfs_lock *lock);
+    /* The lock's file behind the pid belongs to its holder, and outlives the lock: as file_read, file_write, file_sync.
+     * Writing needs an exclusive one. */
+    int (*lock_read)(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err);
+    int (*lock_write)(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n, struct pleat_error *err);
+    int (*lock_sync)(struct vfs_lock *lock, struct pleat_error *err);
 
     int (*file_open)(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,
                      struct vfs_file **ret_file, struct pleat_error *err);

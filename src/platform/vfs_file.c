@@ -135,14 +135,14 @@ void posix_file_close(struct vfs_file *file) {
     mem_free(file->mem, file);
 }
 
-int posix_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+int posix_read_all(int fd, uint64_t offset, void *buffer, size_t n, const char *name, struct pleat_error *err) {
     uint8_t *to = buffer;
     size_t done = 0;
     bool fits = file_range_fits(offset, n);
     while (fits && done < n) {
-        ssize_t got = pread(file->fd, to + done, n - done, (off_t)(offset + done));
+        ssize_t got = pread(fd, to + done, n - done, (off_t)(offset + done));
         if (got < 0 && errno != EINTR) {
-            return error_system(err, errno, "read", file->name);
+            return error_system(err, errno, "read", name);
         }
         if (got == 0) {
             break;
@@ -151,9 +151,13 @@ int posix_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t
     }
     if (done < n) {
         return error_set(err, PLEAT_ERR_CORRUPT, 0, "%s: cut short: %zu bytes expected at offset %llu, %zu bytes found",
-                         file->name, n, (unsigned long long)offset, done);
+                         name, n, (unsigned long long)offset, done);
     }
     return 0;
+}
+
+int posix_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    return posix_read_all(file->fd, offset, buffer, n, file->name, err);
 }
 
 int posix_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {

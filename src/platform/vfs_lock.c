@@ -1,19 +1,23 @@
 /*
- * vfs_lock.c - the lock of a store: flock on a file of the directory, with the holder's pid in it as text.
+ * vfs_lock.c - the lock of a store: flock on a file of the directory, with the holder's pid in it as text, and behind
+ * that what its holders keep there.
  *
  * Why flock and not fcntl: a record lock belongs to the process, so a second open in the same process is let through,
  * and closing any descriptor of the file drops it. An flock belongs to the open file description. It refuses every
  * second open, and it goes when the process ends, however it ends; a file left behind locks nothing.
  *
- *   K1  The pid is written after the lock is held and cleared before it is given up. It is only for messages: a full
- *       disk that keeps it from being written does not keep the store from being opened.
+ *   K1  The pid is written after the lock is held and blanked out before it is given up. It is only for messages: a
+ *       full disk that keeps it from being written does not keep the store from being opened.
  *   K2  A lock counts only while its file is the one of that name: a file that was replaced between open and flock
  *       would leave two holders of "the same" lock.
  *   K3  A forked child shares the description. Releasing in the child closes the copy and leaves the parent's lock;
  *       releasing in the parent unlocks for both.
+ *   K4  What stands behind the pid stays when the lock is taken and given up, as long as the pid can be written. Where
+ *       it cannot, the file is emptied: nobody relies on what it holds.
  */
 #include "platform/vfs_posix.h"
 
+#include "base/assert.h"
 #include "base/error.h"
 #include "base/mutation.h"
 
@@ -30,13 +34,15 @@ struct vfs_lock {
     int fd;
     bool shared;
     pid_t owner;
+    struct posix_sync sync;
+    char name[VFS_NAME_BYTES_MAX + 1];
 };
 
-enum { LOCK_TEXT_BYTES = 12, LOCK_ATTEMPTS = 64 };
+enum { LOCK_ATTEMPTS = 64 };
 
 /* The pid in the file; 0 when there is none that is alive, for a holder that died leaves its pid to shared holders. */
 static int64_t lock_read_holder(int fd) {
-    char text[LOCK_TEXT_BYTES];
+    char text[VFS_LOCK_TEXT_BYTES];
     ssize_t got;
     do {
         got = pread(fd, text, sizeof text, 0);
@@ -51,12 +57,12 @@ static int64_t lock_read_holder(int fd) {
     return pid;
 }
 
-/* K1. One write of a fixed width replaces an older and longer pid whole. */
+/* K1, K4. One write of a fixed width replaces an older and longer pid whole. 0: nobody. */
 static void lock_write_holder(int fd, pid_t pid) {
-    char text[LOCK_TEXT_BYTES + 1];
-    (void)snprintf(text, sizeof text, "%-11ld\n", (long)pid);
+    char text[VFS_LOCK_TEXT_BYTES + 1];
+    (void)snprintf(text, sizeof text, pid != 0 ? "%-11ld\n" : "%-11.0ld\n", (long)pid);
     size_t written;
-    if (posix_write_all(fd, 0, text, LOCK_TEXT_BYTES, &written) != 0) {
+    if (posix_write_all(fd, 0, text, VFS_LOCK_TEXT_BYTES, &written) != 0) {
         (void)posix_set_size(fd, 0); /* rather none than that of an earlier holder */
     }
 }
@@ -133,6 +139,8 @@ int posix_dir_lock(struct vfs_dir *dir, const char *name, bool shared, uint32_t 
         lock->mem = dir->mem;
         lock->shared = shared;
         lock->owner = getpid();
+        atomic_init(&lock->sync.failed_errno, 0);
+        (void)snprintf(lock->name, sizeof lock->name, "%s", name);
         if (!shared) {
             lock_write_holder(lock->fd, lock->owner);
         }
@@ -156,10 +164,25 @@ void posix_lock_release(struct vfs_lock *lock) {
     }
     if (lock->owner == getpid()) { /* K3 */
         if (!lock->shared) {
-            (void)posix_set_size(lock->fd, 0);
+            lock_write_holder(lock->fd, 0);
         }
         (void)flock(lock->fd, LOCK_UN);
     }
     (void)close(lock->fd);
     mem_free(lock->mem, lock);
+}
+
+int posix_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    return posix_read_all(lock->fd, offset, buffer, n, lock->name, err);
+}
+
+int posix_lock_write(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {
+    ASSERT(!lock->shared && offset >= VFS_LOCK_TEXT_BYTES);
+    size_t written;
+    int os_errno = posix_write_all(lock->fd, offset, data, n, &written);
+    return os_errno == 0 ? 0 : error_system(err, os_errno, "write", lock->name);
+}
+
+int posix_lock_sync(struct vfs_lock *lock, struct pleat_error *err) {
+    return posix_sync_data(&lock->sync, lock->fd, lock->name, err);
 }

@@ -38,6 +38,8 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
                   struct pleat_error *err);
 /* 0, or PLEAT_ERR_INVALID for a name that is empty, too long, "." or "..", or holds a '/'. */
 int posix_name_verify(const char *name, struct pleat_error *err);
+/* Reads exactly n bytes at offset; fewer is PLEAT_ERR_CORRUPT. */
+int posix_read_all(int fd, uint64_t offset, void *buffer, size_t n, const char *name, struct pleat_error *err);
 /* Writes all n bytes at offset: 0, or an errno after *ret_written of them. */
 int posix_write_all(int fd, uint64_t offset, const void *data, size_t n, size_t *ret_written);
 /* ftruncate and fstat: 0 or an errno. */
@@ -62,6 +64,9 @@ void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n);
 int posix_dir_lock(struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, struct vfs_lock **ret_lock,
                    int64_t *ret_holder_pid, struct pleat_error *err);
 void posix_lock_release(struct vfs_lock *lock);
+int posix_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err);
+int posix_lock_write(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n, struct pleat_error *err);
+int posix_lock_sync(struct vfs_lock *lock, struct pleat_error *err);
 
 int posix_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
                      struct vfs_log **ret_log, struct pleat_error *err);

@@ -207,6 +207,23 @@ static void shake_lock_release(struct vfs_lock *lock) {
     vfs_posix.lock_release(lock);
 }
 
+static int shake_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    return vfs_posix.lock_read(lock, offset, buffer, n, err);
+}
+
+static int shake_lock_write(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n,
+                            struct pleat_error *err) {
+    shake_here();
+    return vfs_posix.lock_write(lock, offset, data, n, err);
+}
+
+static int shake_lock_sync(struct vfs_lock *lock, struct pleat_error *err) {
+    shake_here();
+    int rc = vfs_posix.lock_sync(lock, err);
+    shake_here();
+    return rc;
+}
+
 static int shake_file_open(struct vfs_dir *dir, const char *name, enum vfs_file_mode how, uint32_t mode,
                            struct vfs_file **ret_file, struct pleat_error *err) {
     shake_here();
@@ -308,6 +325,9 @@ const struct vfs shake_vfs = {
     .dir_unlink = shake_dir_unlink,
     .dir_lock = shake_dir_lock,
     .lock_release = shake_lock_release,
+    .lock_read = shake_lock_read,
+    .lock_write = shake_lock_write,
+    .lock_sync = shake_lock_sync,
     .file_open = shake_file_open,
     .file_close = shake_file_close,
     .file_read = shake_file_read,

@@ -263,10 +263,9 @@ static int lock_locked(struct vfs_dir *dir, const char *name, struct vfs_lock *l
     if (entry == NULL) {
         dir_name_op(fs, dir->dir, SIM_CREATE, name, "", lock->inode);
     }
-    if (!lock->shared) { /* a courtesy to whoever reads it, never synced: no operation */
-        static const char text[] = "the simulated process\n"; /* no process id (S7) */
-        bytes_set_size(&lock->inode->live, 0);
-        bytes_write(&lock->inode->live, 0, text, sizeof text - 1);
+    if (!lock->shared) { /* a courtesy to whoever reads it, which no crash image needs to have: no operation */
+        static const char text[VFS_LOCK_TEXT_BYTES + 1] = "simulated  \n"; /* no process id (S7) */
+        bytes_write(&lock->inode->live, 0, text, VFS_LOCK_TEXT_BYTES);
     }
     return 0;
 }
@@ -286,6 +285,7 @@ static int sim_dir_lock(struct vfs_dir *dir, const char *name, bool shared, uint
     }
     sim_lock(fs);
     *lock = (struct vfs_lock){.fs = fs, .mem = dir->mem, .shared = shared};
+    strncpy(lock->name, name, VFS_NAME_BYTES_MAX);
     rc = lock_locked(dir, name, lock, &holder, err);
     if (ret_holder_pid != NULL) {
         *ret_holder_pid = holder;
@@ -351,6 +351,9 @@ static const struct vfs sim_vfs = {
     .dir_unlink = sim_dir_unlink,
     .dir_lock = sim_dir_lock,
     .lock_release = sim_lock_release,
+    .lock_read = sim_lock_read,
+    .lock_write = sim_lock_write,
+    .lock_sync = sim_lock_sync,
     .file_open = sim_file_open,
     .file_close = sim_file_close,
     .file_read = sim_file_read,

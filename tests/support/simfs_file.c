@@ -1,4 +1,4 @@
-/* simfs_file.c - files and logs of the simulated disk: rules in simfs.h. */
+/* simfs_file.c - files, the lock's file and logs of the simulated disk: rules in simfs.h. */
 #include "support/simfs_internal.h"
 
 #include "base/error.h"
@@ -78,22 +78,26 @@ void sim_file_close(struct vfs_file *file) {
     }
 }
 
-int sim_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
-    struct simfs *fs = file->fs;
-    sim_lock(fs);
-    int rc = sim_begin(fs, SIMFS_FILE_READ, false, file->name, NULL, err);
+static int read_locked(struct simfs *fs, const struct sim_inode *inode, const char *name, uint64_t offset, void *buffer,
+                       size_t n, struct pleat_error *err) {
+    int rc = sim_begin(fs, SIMFS_FILE_READ, false, name, NULL, err);
     if (rc < 0) {
-        return sim_end(fs, rc);
+        return rc;
     }
-    uint64_t size = file->inode->live.size;
+    uint64_t size = inode->live.size;
     uint64_t there = offset < size ? size - offset : 0;
     if (there < n) {
-        rc = error_set(err, PLEAT_ERR_CORRUPT, 0, "%s: cut short: %zu bytes expected at offset %llu, %llu bytes found",
-                       file->name, n, (unsigned long long)offset, (unsigned long long)there);
-        return sim_end(fs, rc);
+        return error_set(err, PLEAT_ERR_CORRUPT, 0,
+                         "%s: cut short: %zu bytes expected at offset %llu, %llu bytes found", name, n,
+                         (unsigned long long)offset, (unsigned long long)there);
     }
-    bytes_read(&file->inode->live, offset, buffer, n);
-    return sim_end(fs, 0);
+    bytes_read(&inode->live, offset, buffer, n);
+    return 0;
+}
+
+int sim_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    sim_lock(file->fs);
+    return sim_end(file->fs, read_locked(file->fs, file->inode, file->name, offset, buffer, n, err));
 }
 
 /* How many of the n bytes the quota lets in. */
@@ -211,6 +215,28 @@ void sim_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
     (void)file;
     (void)offset;
     (void)n;
+}
+
+/* ---- the lock's file -------------------------------------------------------------------------------------------- */
+
+int sim_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    sim_lock(lock->fs);
+    return sim_end(lock->fs, read_locked(lock->fs, lock->inode, lock->name, offset, buffer, n, err));
+}
+
+int sim_lock_write(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {
+    if (lock->shared || offset < VFS_LOCK_TEXT_BYTES) {
+        abort(); /* an assertion on the real system */
+    }
+    size_t written;
+    sim_lock(lock->fs);
+    return sim_end(lock->fs,
+                   write_locked(lock->fs, SIMFS_FILE_WRITE, lock->inode, lock->name, offset, data, n, &written, err));
+}
+
+int sim_lock_sync(struct vfs_lock *lock, struct pleat_error *err) {
+    sim_lock(lock->fs);
+    return sim_end(lock->fs, sync_locked(lock->fs, SIMFS_FILE_SYNC, lock->inode, lock->name, &lock->sync_failed, err));
 }
 
 /* ---- the log ---------------------------------------------------------------------------------------------------- */

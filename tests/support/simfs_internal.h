@@ -100,6 +100,8 @@ struct vfs_lock {
     const struct mem *mem;
     struct sim_inode *inode;
     bool shared;
+    bool sync_failed;
+    char name[VFS_NAME_BYTES_MAX + 1];
     struct vfs_lock *next; /* of the held locks */
 };
 
@@ -207,6 +209,9 @@ int sim_file_write(struct vfs_file *file, uint64_t offset, const void *data, siz
 int sim_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err);
 int sim_file_sync(struct vfs_file *file, struct pleat_error *err);
 void sim_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n);
+int sim_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err);
+int sim_lock_write(struct vfs_lock *lock, uint64_t offset, const void *data, size_t n, struct pleat_error *err);
+int sim_lock_sync(struct vfs_lock *lock, struct pleat_error *err);
 int sim_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
                    struct vfs_log **ret_log, struct pleat_error *err);
 int sim_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err);
