@@ -282,7 +282,9 @@ class Inspecting(ToolTest):
         text, end = self.tile("MANIFEST")
         self.assertEqual(end, (self.store / "MANIFEST").stat().st_size)
         self.assertIn(b"last sequence 1", text)
-        self.assertIn(b"given up", self.run_tool("dump", self.store, "LOCK").stdout)
+        text = self.run_tool("dump", self.store, "LOCK").stdout
+        self.assertIn(b"given up", text)
+        self.assertIn(b"noted: MANIFEST at edition", text)
         self.assertEqual(self.run_tool("dump", self.store, table.name).stdout,
                          self.run_tool("dump", self.store, table).stdout)
         self.run_tool("dump", self.store, "000999.tbl", status=3)
@@ -293,8 +295,9 @@ class Inspecting(ToolTest):
                            ("commit", b"c\t2")])
         segment = max(self.store.glob("*.wal"))
         text, end = self.tile(segment.name, "--entries")
-        for word in (b"sequence 1: 1 entries, 1 cursors", b"sequence 2: 2 entries", b"put two  value 2 bytes",
-                     b"del one", b'cursor "" = c\\t2', b"%d           end behind sequence 2" % end):
+        for word in (b"created at edition", b"sequence 1: 1 entries, 1 cursors", b"sequence 2: 2 entries",
+                     b"put two  value 2 bytes", b"del one", b'cursor "" = c\\t2',
+                     b"%d           end behind sequence 2" % end):
             self.assertIn(word, text)
         self.assertIn(b"last held by process", self.run_tool("dump", self.store, "LOCK").stdout)
 

@@ -136,18 +136,27 @@ class Manifest:
         self.number_bound = self.space_bound = self.last_sequence = self.log_floor = 0
         self.history = self.history_sequence = self.clean = self.log_synced = 0
         self.cursors, self.spaces, self.tables, self.used = {}, {}, {}, {}
+        self.edition = (0, 0)
         at, index = 56, 0
         while self.frame_is_valid(data, at, index):
             length = U32(data, at)[0]
             self.frame = index
             self.apply(Bytes(data, at + 16, at + 16 + length))
             at, index = at + 16 + length, index + 1
+            self.edition = (U64(data, 32)[0], index if length > 0 else self.edition[1])
         expect(index > 0, "frame 0")
         for behind in range(at, len(data) - 15):
             found = U32(data, behind + 4)[0]
             expect(not (index < found <= index + (behind - at) // 16 and self.frame_is_valid(data, behind, found)),
                    "invalid frame before a valid one")
         self.check_levels()
+
+    def noted(self, lock):
+        """The highest edition that a valid note of LOCK names."""
+        key = mix(mix(U64(self.store_id, 0)[0], U64(self.store_id, 8)[0]), 0)
+        notes = [lock[at:at + 24] for at in (16, 40) if len(lock) >= at + 24]
+        return max([struct.unpack_from("<QQ", note) for note in notes
+                    if U64(note, 16)[0] == xxh3_64(note[:16], key)], default=(0, 0))
 
     def frame_is_valid(self, data, at, index):
         if len(data) - at < 16 or U32(data, at + 4)[0] != index or U32(data, at)[0] > len(data) - at - 16:
@@ -456,7 +465,8 @@ class Segment:
             self.predecessor = struct.unpack_from("<QQQ", data, 40)
             self.first_sequence, reserved = struct.unpack_from("<QQ", data, 64)
             expect(self.predecessor[0] < number and self.first_sequence > self.predecessor[1], "segment order")
-            expect(len(data) <= reserved and data[80:120] == bytes(40), "segment header")
+            expect(len(data) <= reserved and data[96:120] == bytes(24), "segment header")
+            self.edition = struct.unpack_from("<QQ", data, 80)
             self.is_valid, self.missing = True, reserved - len(data)
             if self.predecessor[0] == 0:
                 self.durable = max(self.durable, self.predecessor[1])
@@ -537,6 +547,8 @@ class Store:
 
         self.manifest = manifest = Manifest(load("MANIFEST"))
         names = os.listdir(path)
+        noted = manifest.noted(load("LOCK")) if "LOCK" in names else (0, 0)
+        expect(manifest.edition >= noted, "MANIFEST is older than LOCK knows: %r, %r" % (manifest.edition, noted))
         self.tables, self.rows = {}, {}
         for space in manifest.spaces:
             rows = self.rows[space] = {}
@@ -562,6 +574,8 @@ class Store:
         for number, data in files:
             segment = Segment(data, self.manifest.store_id, number, floor)
             durable = max(durable, segment.durable)
+            expect(not segment.is_valid or segment.edition <= self.manifest.edition,
+                   "MANIFEST is older than segment %d knows" % number)
             expect(number > synced or segment.is_valid and segment.missing == 0, "a synced segment is cut")
             expect(not segment.is_valid or segment.predecessor[0] < self.manifest.log_floor or
                    segment.predecessor[0] in numbers, "a predecessor is missing")
@@ -640,6 +654,29 @@ def check_damage(path, store, rng):
     return caught
 
 
+def check_editions(path, store):
+    """A MANIFEST that lost a frame or more is damage, for LOCK notes how many it had."""
+    with open(os.path.join(path, "LOCK"), "rb") as lock:
+        assert store.manifest.noted(lock.read()) == store.manifest.edition, "LOCK does not note the last edition"
+    with open(os.path.join(path, "MANIFEST"), "rb") as file:
+        data = file.read()
+    at, ends = 56, []
+    while at < len(data):
+        length = U32(data, at)[0]
+        ends += [at] if length > 0 else []
+        at += 16 + length
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(path, copy, dirs_exist_ok=True)
+        for end in ends:
+            with open(os.path.join(copy, "MANIFEST"), "wb") as file:
+                file.write(data[:end])
+            try:
+                Store(copy)
+            except Damage:
+                continue
+            raise AssertionError("a MANIFEST cut at %d was not noticed" % end)
+
+
 def check(program):
     seed = int(os.environ.get("PLEAT_TEST_SEED") or "0", 0) or random.randrange(1, 1 << 32)
     print("PLEAT_TEST_SEED=%d" % seed)
@@ -665,6 +702,7 @@ def check(program):
             assert len(tables) > 3 and len(levels) > 1, "a store of too few tables"
             assert {table["filter"] for table in tables} == {1, 2}, "a store without one kind of filter"
             assert (store.log_records > 0) == (mode == "killed"), "log records"
+            check_editions(path, store)
             print("%s: %d of %d flipped bits are damage" % (mode, check_damage(path, store, rng), DAMAGES))
     return 0
 

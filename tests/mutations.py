@@ -59,6 +59,8 @@ CATCHERS = {
     "compact_survive": "test_compaction",
     "clear": "test_recovery crash_store",
     "open": "test_recovery",
+    "edition": "test_version_disk",
+    "edition_segment": "test_store_open",
     "manifest": "test_version_disk test_version",
     "manifest_frame_key": "test_version",
     "manifest_header": "test_version",

@@ -252,6 +252,58 @@ Test(open, of_a_manifest_with_the_last_numbers_is_damage_and_changes_nothing) {
     }
 }
 
+static void shell(const char *verb, const char *directory, const char *names, const char *to) {
+    char command[1600];
+    (void)snprintf(command, sizeof command, "%s '%s'/%s '%s'", verb, directory, names, to);
+    cr_assert_eq(system(command), 0); /* NOLINT: a test's own paths */
+}
+
+/* LOCK knows, and when it is gone the header of a segment that is alive. A user who means it removes both. */
+Test(open, of_an_older_manifest_put_back_is_damage_and_changes_nothing) {
+    for (int read_only = 0; read_only < 2; read_only++) {
+        struct room room, killed;
+        struct pleat_db *db = NULL;
+        char kept[sizeof room.path];
+        room_begin(&room);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "old");
+        room_close(&room);
+        room_copy(&room, "kept", kept, sizeof kept);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "new");
+        OK(pleat_sync(room.db, &room.err));
+        killed = room;
+        room_copy(&room, "killed", killed.path, sizeof killed.path);
+        room_close(&room);
+        shell("cp", kept, "MANIFEST", killed.path);
+        killed.options.read_only = read_only != 0;
+        uint64_t before = room_digest(killed.path);
+        REFUSED(PLEAT_ERR_CORRUPT, "MANIFEST: damaged at offset 32: an older one than LOCK knows",
+                pleat_open(killed.path, &killed.options, &db, &room.err));
+        REFUSED(PLEAT_ERR_CORRUPT, "then remove LOCK", pleat_open(killed.path, &killed.options, &db, &room.err));
+        cr_assert(!read_only || room_digest(killed.path) == before);
+        shell("rm -f", killed.path, "LOCK", "none");
+        REFUSED(PLEAT_ERR_CORRUPT, ".wal knows", pleat_open(killed.path, &killed.options, &db, &room.err));
+        shell("rm -f", killed.path, "*.wal", "none");
+        room_open(&killed);
+        cr_assert(room_holds(killed.space, "k", "old"));
+        room_close(&killed);
+        room_end(&room);
+    }
+}
+
+Test(open, goes_on_without_the_notes_when_lock_is_removed_under_it) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    shell("rm -f", room.path, "LOCK", "none");
+    (void)room_put(&room, room.space, "k", "v");
+    OK(pleat_flush(room.db, &room.err));
+    room_reopen(&room);
+    cr_assert(room_holds(room.space, "k", "v"));
+    room_end(&room);
+}
+
 /* What a crash leaves of an append is passed over; a frame that had been done is sealed, and no torn one. */
 Test(open, of_a_manifest_with_a_torn_end_loses_no_content) {
     struct room room, killed;

@@ -336,7 +336,8 @@ Test(version, a_newer_format_is_refused_as_newer) {
 
 #define HISTORY_STEPS 6
 
-/* A store after some edits, the digest after each, and where each frame ended. */
+/* A store after some edits, the digest after each, and where each frame ended. LOCK notes nothing: what MANIFEST alone
+ * tells is tested here, what LOCK adds in test_version_disk.c. */
 struct past {
     struct room room;
     uint64_t digests[HISTORY_STEPS + 1];
@@ -349,6 +350,7 @@ static void past_make(struct past *past, struct random *random) {
     struct model model;
     struct registry_state state;
     cr_assert_eq(room_enter(&past->room, simfs_new(1), &mem_system), 0);
+    past->room.options.lock = NULL;
     cr_assert_eq(room_create(&past->room), 0);
     model_init(&model);
     for (size_t i = 0; i <= HISTORY_STEPS; i++) {
@@ -463,6 +465,7 @@ Test(version, a_frame_of_another_manifest_never_counts) {
     for (int i = 0; i < 2; i++) {
         struct edit edit;
         cr_assert_eq(room_enter(&rooms[i], simfs_new((uint64_t)i + 1), &mem_system), 0);
+        rooms[i].options.lock = NULL;
         cr_assert_eq(room_create(&rooms[i]), 0);
         digest = registry_digest(rooms[i].registry); /* the same for both: it does not know the identity */
         free(simfs_read_file(rooms[i].fs, "db", MANIFEST_NAME, &before[i]));

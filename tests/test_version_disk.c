@@ -124,9 +124,7 @@ static void crash_at_every_operation(struct random *random) {
                 }
             }
             registry_free(room.registry);
-            if (room.has_room) {
-                simfs_vfs(fs)->dir_close(room.dir);
-            }
+            room_leave_disk(&room);
             simfs_free(fs);
         }
         cr_assert_gt(operations, 30);
@@ -143,6 +141,147 @@ Test(version_disk, a_crash_at_every_operation_leaves_a_prefix_with_all_that_retu
     }
     struct random random = random_begin("version_disk/crash");
     crash_at_every_operation(&random);
+}
+
+/* ---- editions --------------------------------------------------------------------------------------------------- */
+
+#define EDITIONS 12
+
+/* A store after some edits and replacements: the MANIFEST and the digest after each of them. */
+struct editions {
+    struct room room;
+    uint64_t digests[EDITIONS];
+    uint8_t *files[EDITIONS];
+    size_t bytes[EDITIONS];
+    uint8_t *lock;
+    size_t lock_bytes;
+    char last[64]; /* edition, as a message has it */
+};
+
+static void editions_make(struct editions *editions, uint64_t store_seed) {
+    static struct model model;
+    struct random random = {3};
+    cr_assert_eq(room_enter(&editions->room, simfs_new(store_seed), &mem_system), 0);
+    cr_assert_eq(room_create(&editions->room), 0);
+    model_init(&model);
+    for (size_t i = 0; i < EDITIONS; i++) {
+        if (i == EDITIONS / 2) {
+            room_reopen(&editions->room);
+        } else {
+            cr_assert_eq(room_step(&editions->room, &random, &model), 0, "%s", editions->room.error.message);
+        }
+        editions->digests[i] = registry_digest(editions->room.registry);
+        editions->files[i] = simfs_read_file(editions->room.fs, "db", MANIFEST_NAME, &editions->bytes[i]);
+    }
+    struct registry_state state;
+    registry_state_read(editions->room.registry, &state);
+    (void)snprintf(editions->last, sizeof editions->last, "expected %llu.%llu or later",
+                   (unsigned long long)state.edition.incarnation, (unsigned long long)state.edition.frames);
+    editions->lock = simfs_read_file(editions->room.fs, "db", "LOCK", &editions->lock_bytes);
+    room_shut(&editions->room);
+}
+
+static void editions_fini(struct editions *editions) {
+    for (size_t i = 0; i < EDITIONS; i++) {
+        free(editions->files[i]);
+    }
+    free(editions->lock);
+    room_leave(&editions->room);
+    simfs_free(editions->room.fs);
+}
+
+/* Puts it all on a fresh disk and opens that. The room is left again, but for its error. */
+static int editions_open(const void *manifest, size_t bytes, const void *lock, size_t lock_bytes, uint64_t *ret_digest,
+                         struct room *room) {
+    struct simfs *fs = simfs_new(9);
+    simfs_write_file(fs, "db", MANIFEST_NAME, manifest, bytes);
+    if (lock != NULL) {
+        simfs_write_file(fs, "db", "LOCK", lock, lock_bytes);
+    }
+    cr_assert_eq(room_enter(room, fs, &mem_system), 0);
+    int rc = room_open(room);
+    *ret_digest = rc == 0 ? registry_digest(room->registry) : 0;
+    room_leave(room);
+    simfs_free(fs);
+    return rc;
+}
+
+Test(version_disk, an_older_manifest_is_damage_as_long_as_lock_knows_of_a_later_one) {
+    struct editions editions, foreign;
+    struct room room;
+    uint64_t digest;
+    editions_make(&editions, 1);
+    editions_make(&foreign, 2);
+    for (size_t i = 0; i < EDITIONS; i++) {
+        const uint8_t *file = editions.files[i];
+        size_t bytes = editions.bytes[i];
+        int rc = editions_open(file, bytes, editions.lock, editions.lock_bytes, &digest, &room);
+        if (i == EDITIONS - 1) {
+            cr_assert(rc == 0 && digest == editions.digests[i], "%s", room.error.message);
+        } else {
+            cr_assert_eq(rc, PLEAT_ERR_CORRUPT, "the manifest of step %zu", i);
+            cr_assert_not_null(strstr(room.error.message, "MANIFEST: damaged at offset"));
+            cr_assert_not_null(strstr(room.error.message, editions.last));
+            cr_assert_not_null(strstr(room.error.message, "remove LOCK"));
+        }
+        rc = editions_open(file, bytes, NULL, 0, &digest, &room);
+        cr_assert(rc == 0 && digest == editions.digests[i], "without LOCK: %s", room.error.message);
+        rc = editions_open(file, bytes, foreign.lock, foreign.lock_bytes, &digest, &room);
+        cr_assert(rc == 0 && digest == editions.digests[i], "the LOCK of another store: %s", room.error.message);
+    }
+    editions_fini(&editions);
+    editions_fini(&foreign);
+}
+
+/* Also by a power loss: a note is synced before its edit counts as done. */
+Test(version_disk, a_manifest_that_lost_its_end_is_damage_as_long_as_lock_is_there) {
+    struct editions editions;
+    struct room room;
+    uint64_t digest;
+    editions_make(&editions, 1);
+    for (unsigned m = 0; m < SIMFS_MODELS; m++) {
+        struct simfs *image = simfs_crash(editions.room.fs, (enum simfs_model)m, m);
+        size_t bytes, lock_bytes;
+        uint8_t *file = simfs_read_file(image, "db", MANIFEST_NAME, &bytes);
+        uint8_t *lock = simfs_read_file(image, "db", "LOCK", &lock_bytes);
+        size_t end = editions.bytes[EDITIONS - 1] - MANIFEST_FRAME_BYTES; /* the seal may be lost */
+        cr_assert_geq(bytes, end);
+        for (size_t cut = 0; cut <= bytes; cut++) {
+            int rc = editions_open(file, cut, lock, lock_bytes, &digest, &room);
+            if (cut < end) {
+                cr_assert_eq(rc, PLEAT_ERR_CORRUPT, "%s, cut at %zu", simfs_model_name((enum simfs_model)m), cut);
+            } else {
+                cr_assert(rc == 0 && digest == editions.digests[EDITIONS - 1], "%s", room.error.message);
+            }
+        }
+        free(file);
+        free(lock);
+        simfs_free(image);
+    }
+    editions_fini(&editions);
+}
+
+Test(version_disk, whatever_becomes_of_lock_the_manifest_opens_and_one_of_two_notes_is_enough) {
+    struct editions editions;
+    struct room room;
+    uint64_t digest;
+    editions_make(&editions, 1);
+    const uint8_t *file = editions.files[EDITIONS - 1], *older = editions.files[EDITIONS - 3];
+    size_t bytes = editions.bytes[EDITIONS - 1];
+    for (size_t i = 0; i < editions.lock_bytes; i++) {
+        for (int bit = 0; bit < 8; bit++) {
+            editions.lock[i] ^= (uint8_t)(1u << bit);
+            int rc = editions_open(file, bytes, editions.lock, editions.lock_bytes, &digest, &room);
+            cr_assert(rc == 0 && digest == editions.digests[EDITIONS - 1], "byte %zu: %s", i, room.error.message);
+            rc = editions_open(older, editions.bytes[EDITIONS - 3], editions.lock, editions.lock_bytes,
+                               &digest, &room);
+            cr_assert_eq(rc, PLEAT_ERR_CORRUPT, "byte %zu: the other note", i);
+            editions.lock[i] ^= (uint8_t)(1u << bit);
+        }
+        int rc = editions_open(file, bytes, editions.lock, i, &digest, &room);
+        cr_assert(rc == 0 && digest == editions.digests[EDITIONS - 1], "cut at %zu: %s", i, room.error.message);
+    }
+    editions_fini(&editions);
 }
 
 /* ---- a full disk ------------------------------------------------------------------------------------------------ */

@@ -218,6 +218,10 @@ static int dump_log(struct dump *dump, uint64_t segment, struct pleat_error *err
         printf(", behind segment %" PRIu64 " that ends at sequence %" PRIu64 " with running hash %016" PRIx64,
                header->predecessor.segment, header->predecessor.last_sequence, header->predecessor.running_hash);
     }
+    if (header->edition.incarnation != 0) {
+        printf(", created at edition %" PRIu64 ".%" PRIu64 " of MANIFEST", header->edition.incarnation,
+               header->edition.frames);
+    }
     fputs("\n    offset    bytes  record\n         0      160  header and marks\n", stdout);
     rc = log_records_print(dump, reader, err);
     wal_reader_close(reader);
@@ -239,9 +243,17 @@ static int dump_lock(struct dump *dump, struct pleat_error *err) {
     if (digits > 0) {
         printf("         0       12  last held by process %.*s and not given up by it\n", (int)digits, (char *)text);
     } else {
-        puts("empty: given up by its last holder");
+        puts("given up by its last holder");
     }
-    return 0;
+    for (int64_t at = 16; rc >= 0 && at < 64; at += 24) { /* docs/format.md; the check is not looked at */
+        uint8_t note[24];
+        rc = file_peek(dump, dump->file, at, note, sizeof note, err);
+        if (rc == 0 && load_u64(note) != 0) {
+            printf("%10" PRId64 "       24  noted: MANIFEST at edition %" PRIu64 ".%" PRIu64 "\n", at, load_u64(note),
+                   load_u64(note + 8));
+        }
+    }
+    return rc < 0 ? rc : 0;
 }
 
 static int dump_file(struct dump *dump, struct pleat_error *err) {

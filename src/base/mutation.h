@@ -89,6 +89,11 @@
     X(manifest_header_checksum, "F6", "looking at the checksum of the manifest's header") \
     X(manifest_frame_behind, "F6 M3", "looking for a valid frame behind an invalid one") \
     X(manifest_cursor_twice, "F6", "refusing a cursor's name that was there already behind one position") \
+    X(edition_early, "F6 E1", "noting an edition only when it is durable") \
+    X(edition_sync, "F6 M3", "syncing the note of an edit") \
+    X(edition_check, "F6 E3", "looking at the check of a note") \
+    X(edition_compare, "F6 E1", "comparing the manifest with the edition that LOCK notes") \
+    X(edition_segment, "F6 E1", "comparing it with what the headers of log segments note") \
     X(registry_poison, "F7 A2", "the sticky error after a change with an unknown outcome") \
     X(registry_publish, "F7 V5", "publishing only what was written") \
     X(registry_bound, "F3 A4", "the durable bound above a file number that is handed out") \

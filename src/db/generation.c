@@ -164,6 +164,8 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
         bytes = record_bytes + 4096;
     }
     const struct table_store *store = registry_store(db->registry);
+    struct registry_state state;
+    registry_state_read(db->registry, &state);
     struct wal_writer_options options = {
         .vfs = db->vfs,
         .dir = db->dir,
@@ -173,6 +175,7 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
         .bytes = bytes,
         .predecessor = predecessor,
         .first_sequence = first_sequence,
+        .edition = state.edition,
         .file_mode = db->options.file_mode,
         .by_write = db->options.log_by_write,
     };

@@ -23,6 +23,7 @@
  *   Q7  No number is taken over from disk, names of files included, that leaves no room to count on from.
  *   Q8  A live segment that another one names as its predecessor, or that the manifest calls synced, is there: its name
  *       was durable before. One that is not is damage, as when a manifest lost the edits that had ended that segment.
+ *   Q9  A manifest that had not come so far as the header of a live segment says lost something, or is an older one.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -151,9 +152,16 @@ static int recover_check_synced(const struct recovery *recovery, struct pleat_er
                : recover_lost(recovery->log_synced, "the file is missing; the log floor", recovery->log_floor, err);
 }
 
-/* What a valid header says of what was there before its segment (Q3, Q8). */
+/* What a valid header says of what was there before its segment (Q3, Q8, Q9). */
 static int recover_header(struct recovery *recovery, const struct wal_header *header, struct pleat_error *err) {
     const struct wal_tail *predecessor = &header->predecessor;
+    char name[WAL_NAME_BYTES];
+    wal_name(header->segment, name);
+    int rc =
+        MUTATION(edition_segment) ? 0 : registry_edition_verify(recovery->db->registry, header->edition, name, err);
+    if (rc < 0) {
+        return rc;
+    }
     if (predecessor->segment == 0) {
         recover_evidence(recovery, header->segment, predecessor->last_sequence);
     } else if (predecessor->segment >= recovery->log_floor && !recover_has_segment(recovery, predecessor->segment)) {

@@ -7,8 +7,8 @@
  *     ------------------- a failure here changes nothing ------------- | ---- outcome unknown ----
  *
  * The order within an append is payload, then frame header (over the seal of the frame before), then sync (M4), then
- * the seal. A frame header that failed for space is
- * struck out with zeros, and only a synced zero makes the failure a clean one.
+ * the seal and the note in LOCK, then the note's sync. A frame header that failed for space is struck out with zeros,
+ * and only a synced zero makes the failure a clean one.
  */
 #include "version/manifest.h"
 
@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/mutation.h"
+#include "version/edition_note.h"
 
 #include <inttypes.h>
 
@@ -107,6 +108,20 @@ static bool manifest_discard_new(const struct table_store *store) {
     return store->vfs->dir_unlink(store->dir, MANIFEST_NAME_NEW, NULL) == 0;
 }
 
+/* E1 in edition.h: what is noted is durable. Whether it could be written; a full disk keeps no edit from being done. */
+static bool manifest_note(struct manifest *manifest) {
+    if (manifest->lock == NULL ||
+        !edition_note_write(manifest->store, manifest->lock, manifest->note, manifest->edition)) {
+        return false;
+    }
+    manifest->note = (manifest->note + 1) % EDITION_NOTES;
+    return true;
+}
+
+static int manifest_sync_note(const struct manifest *manifest, struct pleat_error *err) {
+    return MUTATION(edition_sync) ? 0 : manifest->store->vfs->lock_sync(manifest->lock, err);
+}
+
 int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t bytes,
                      enum manifest_outcome *ret_outcome, struct pleat_error *err) {
     const struct table_store *store = manifest->store;
@@ -117,7 +132,7 @@ int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t byt
     memcpy(header, manifest_magic, sizeof manifest_magic);
     store_u32(header + 8, MANIFEST_FORMAT);
     memcpy(header + 16, store->store_id, TABLE_STORE_ID_BYTES);
-    store_u64(header + 32, manifest->incarnation + 1);
+    store_u64(header + 32, manifest->edition.incarnation + 1);
     int rc = vfs->random(vfs, header + 40, 8, err);
     if (rc < 0) {
         return rc;
@@ -143,13 +158,14 @@ int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t byt
         vfs->file_close(file);
         return rc;
     }
+    bool is_first = manifest->file == NULL;
     manifest_close(manifest);
     manifest->file = file;
-    manifest->incarnation++;
+    manifest->edition = (struct edition){.incarnation = manifest->edition.incarnation + 1, .frames = 1};
     manifest->seed = seed;
     manifest->bytes = MANIFEST_HEADER_BYTES + MANIFEST_FRAME_BYTES + (uint64_t)bytes;
     manifest->frames = 1;
-    return 0;
+    return manifest_note(manifest) && !is_first ? manifest_sync_note(manifest, err) : 0; /* M5 */
 }
 
 /* The frame header failed for space, so it may be there in part or whole: strikes it out for good. Where the file ends
@@ -166,13 +182,20 @@ static bool manifest_strike_out(const struct manifest *manifest) {
             (MUTATION(manifest_strike_sync) || vfs->file_sync(manifest->file, NULL) == 0));
 }
 
-/* Puts an empty frame where the next one will go. It is evidence and no more: without it the store is as whole. */
-static int manifest_seal(const struct manifest *manifest, struct pleat_error *err) {
+/* Puts an empty frame where the next one will go, and notes the edition. Both are evidence and no more: without them
+ * the store is as whole. */
+static int manifest_seal(struct manifest *manifest, struct pleat_error *err) {
     const struct vfs *vfs = manifest->store->vfs;
     uint8_t header[MANIFEST_FRAME_BYTES];
-    frame_header_encode(header, manifest->seed, manifest->frames, header, 0);
-    int rc = vfs->file_write(manifest->file, manifest->bytes, header, sizeof header, NULL);
-    return rc == 0 ? vfs->file_sync(manifest->file, err) : 0;
+    bool sealed = false;
+    if (manifest->frames < UINT32_MAX) {
+        frame_header_encode(header, manifest->seed, manifest->frames, header, 0);
+        sealed = vfs->file_write(manifest->file, manifest->bytes, header, sizeof header, NULL) == 0;
+    }
+    if (manifest_note(manifest)) {
+        return manifest_sync_note(manifest, err);
+    }
+    return sealed ? vfs->file_sync(manifest->file, err) : 0;
 }
 
 int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, enum manifest_outcome *ret_outcome,
@@ -200,13 +223,19 @@ int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes
     if (rc < 0) {
         return rc;
     }
+    struct edition edition = manifest->edition;
+    manifest->edition.frames = bytes > 0 ? manifest->frames + UINT64_C(1) : edition.frames;
+    if (MUTATION(edition_early)) {
+        (void)manifest_note(manifest);
+    }
     rc = MUTATION(manifest_append_sync) ? 0 : vfs->file_sync(manifest->file, err);
     if (rc < 0) {
+        manifest->edition = edition;
         return rc;
     }
     manifest->bytes += MANIFEST_FRAME_BYTES + (uint64_t)bytes;
     manifest->frames++;
-    return manifest->frames < UINT32_MAX ? manifest_seal(manifest, err) : 0;
+    return manifest_seal(manifest, err);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
@@ -233,7 +262,7 @@ static int manifest_reader_header(struct manifest_reader *reader, struct pleat_e
         return error_corrupt(err, MANIFEST_NAME, 8, "format version", MANIFEST_FORMAT, 0);
     }
     memcpy(reader->store_id, header + 16, sizeof reader->store_id);
-    reader->incarnation = load_u64(header + 32);
+    reader->edition.incarnation = load_u64(header + 32);
     reader->seed = manifest_seed(header);
     reader->offset = MANIFEST_HEADER_BYTES;
     return 0;
@@ -329,6 +358,7 @@ int manifest_reader_next(struct manifest_reader *reader, const uint8_t **ret_pay
         *ret_bytes = bytes;
         reader->offset = *ret_offset + bytes;
         reader->index++;
+        reader->edition.frames = bytes > 0 ? reader->index : reader->edition.frames;
         return 0;
     }
     if (reader->offset == reader->bytes && reader->index > 0) {

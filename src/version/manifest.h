@@ -13,18 +13,24 @@
  *       attempt or another place never validates.
  *   M3  A frame is synced before the next one is written, so at most the last one can be torn. An invalid frame with a
  *       valid one anywhere behind it is damage; with none it was never reported as done, and is passed over.
- *       To make that so for the last frame, too, a *seal* is written behind each frame once it is synced: an empty
- *       frame, in the place of the next one, which overwrites it. It is synced before the frame counts as done; only a
- *       disk that is full goes without.
+ *       To make that so for the last frame, too, the edition is noted in LOCK once the frame is synced
+ *       (edition_note.h), and that note is synced before the frame counts as done: a manifest below it is damage,
+ *       whatever its end looks like.
+ *       Beside it a *seal* is written behind the frame: an empty frame, in the place of the next one, which overwrites
+ *       it. It says the same without LOCK, for as long as the page cache lives. Where no note can be written (a full
+ *       disk), the seal is synced instead; only a disk that has no room for either goes without.
  *   M4  The header of a frame is written after its payload: an append that ran out of space left no valid frame, and
  *       the next one goes to the same place.
  *   M5  Nothing is appended to a file that this handle did not write: the first change after opening is a replacement.
+ *       Its note is not synced: until the first edit the older file and the log say the same, and the first segment of
+ *       the new log notes it, too.
  *
  * Threads: one at a time (the registry's manifest mutex).
  */
 #ifndef PLEAT_VERSION_MANIFEST_H
 #define PLEAT_VERSION_MANIFEST_H
 
+#include "base/edition.h"
 #include "version/version.h"
 
 #define MANIFEST_NAME "MANIFEST"
@@ -35,8 +41,10 @@
 
 struct manifest {
     const struct table_store *store;
+    struct vfs_lock *lock;   /* whose file has the notes; NULL: none are written */
+    unsigned note;           /* the next one of them */
     struct vfs_file *file;   /* for appending; NULL until the first replacement (M5) */
-    uint64_t incarnation;    /* counts up with each replacement */
+    struct edition edition;  /* durable */
     uint64_t seed;           /* of frame checksums */
     uint64_t bytes;          /* where the next frame goes */
     uint32_t frames;
@@ -54,7 +62,7 @@ void manifest_close(struct manifest *manifest);
 /* Makes MANIFEST a fresh file whose frame 0 is `state`; from then on edits are appended to it. */
 int manifest_replace(struct manifest *manifest, const uint8_t *state, size_t bytes,
                      enum manifest_outcome *ret_outcome, struct pleat_error *err);
-/* Appends and syncs a frame, and seals it (M3). */
+/* Appends and syncs a frame, notes it and seals it (M3). */
 int manifest_append(struct manifest *manifest, const uint8_t *edit, size_t bytes, enum manifest_outcome *ret_outcome,
                     struct pleat_error *err);
 
@@ -66,7 +74,7 @@ struct manifest_reader {
     uint64_t offset;       /* of the next frame */
     uint32_t index;        /* of the next frame */
     uint64_t seed;
-    uint64_t incarnation;
+    struct edition edition; /* of what was read so far */
     uint8_t store_id[TABLE_STORE_ID_BYTES];
 };
 

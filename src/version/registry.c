@@ -12,7 +12,8 @@
  *   A3  A rewrite that failed before its rename is no failure: the edit is appended to the old file instead.
  *   A4  A file number is handed out only below the durable bound (V6); the bound goes up in strides.
  *   A5  What a store shows never depends on bytes whose loss goes unseen: the last edit of a life is a rewrite, so that
- *       the manifest of a closed store is one frame, which nothing may tear; in between edits are sealed (M3).
+ *       the manifest of a closed store is one frame, which nothing may tear; in between edits are noted and sealed
+ *       (M3).
  */
 #include "base/assert.h"
 #include "base/bytes.h"
@@ -20,6 +21,7 @@
 #include "base/mutation.h"
 #include "version/change.h"
 #include "version/edit_codec.h"
+#include "version/edition_note.h"
 #include "version/registry_internal.h"
 #include "version/replay.h"
 
@@ -40,6 +42,7 @@ static int registry_new(const struct registry_options *options, struct registry 
     registry->options = *options;
     registry->store = options->store;
     registry->manifest.store = &registry->store;
+    registry->manifest.lock = options->lock;
     registry->number_next = 1;
     cursor_set_init(&registry->cursors, mem);
     int os_errno = mutex_init(&registry->manifest_mutex, RANK_MANIFEST);
@@ -178,6 +181,7 @@ static struct version *registry_publish_locked(struct registry *registry, struct
         registry->cursors = change->cursors;
         change->cursors = swap;
     }
+    registry->edition = registry->manifest.edition;
     registry->manifest_bytes = registry->manifest.bytes;
     registry->edits = registry->manifest.frames - 1;
     mutex_unlock(&registry->state_mutex);
@@ -339,6 +343,8 @@ static int registry_replay(struct registry *registry, struct manifest_reader *re
     replay->cursors = swap;
     registry->number_next = registry->facts.number_bound;
     registry->space_next = registry->facts.space_bound;
+    registry->manifest.edition = reader->edition;
+    registry->edition = reader->edition;
     registry->manifest_bytes = reader->offset;
     registry->edits = changes - 1;
     return 0;
@@ -358,11 +364,14 @@ int registry_open(const struct registry_options *options, struct registry **ret_
         return rc;
     }
     memcpy(registry->store.store_id, reader.store_id, TABLE_STORE_ID_BYTES);
-    registry->manifest.incarnation = reader.incarnation;
     replay_init(&replay, registry);
     rc = registry_replay(registry, &reader, &replay, err);
     replay_fini(&replay);
     manifest_reader_close(&reader);
+    if (rc == 0) {
+        struct edition noted = edition_note_read(&registry->store, options->lock, &registry->manifest.note);
+        rc = MUTATION(edition_compare) ? 0 : registry_edition_verify(registry, noted, "LOCK", err);
+    }
     if (rc < 0) {
         registry_free(registry);
         return rc;
@@ -388,6 +397,7 @@ static int registry_append_locked(struct registry *registry, const struct edit_e
         return rc;
     }
     mutex_lock(&registry->state_mutex);
+    registry->edition = registry->manifest.edition;
     registry->manifest_bytes = registry->manifest.bytes;
     registry->edits = registry->manifest.frames - 1;
     mutex_unlock(&registry->state_mutex);

@@ -31,6 +31,7 @@ struct registry {
     struct facts facts;
     struct cursor_set cursors;
     struct pleat_error poison;   /* code 0: healthy */
+    struct edition edition;      /* of the manifest */
     uint64_t manifest_bytes;
     uint64_t edits;              /* frames of the manifest, the state not counted */
 };

@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "version/registry_internal.h"
 
+#include <inttypes.h>
+
 struct version *registry_current(struct registry *registry) {
     mutex_lock(&registry->state_mutex);
     struct version *version = registry->current;
@@ -40,10 +42,28 @@ void registry_state_read(struct registry *registry, struct registry_state *ret_s
         .next_space = registry->facts.space_bound,
         .number_bound = registry->facts.number_bound,
         .clean = registry->facts.clean,
+        .edition = registry->edition,
         .manifest_bytes = registry->manifest_bytes,
         .edits = registry->edits,
     };
     mutex_unlock(&registry->state_mutex);
+}
+
+int registry_edition_verify(struct registry *registry, struct edition edition, const char *witness,
+                            struct pleat_error *err) {
+    struct registry_state state;
+    registry_state_read(registry, &state);
+    if (!edition_is_below(state.edition, edition)) {
+        return 0;
+    }
+    bool is_older = state.edition.incarnation < edition.incarnation;
+    return error_set(err, PLEAT_ERR_CORRUPT, 0,
+                     MANIFEST_NAME ": damaged at offset %" PRIu64
+                                   ": an older one than %s knows: edition: expected %" PRIu64 ".%" PRIu64
+                                   " or later, found %" PRIu64 ".%" PRIu64
+                                   " (was it put back on purpose? then remove %s)",
+                     is_older ? UINT64_C(32) : state.manifest_bytes, witness, edition.incarnation, edition.frames,
+                     state.edition.incarnation, state.edition.frames, witness);
 }
 
 int registry_cursors(struct registry *registry, struct cursor_set *ret_cursors, struct pleat_error *err) {

@@ -16,6 +16,7 @@
 #ifndef PLEAT_VERSION_VERSION_H
 #define PLEAT_VERSION_VERSION_H
 
+#include "base/edition.h"
 #include "base/limits.h"
 #include "base/source.h"
 #include "pleat/pleat.h"
@@ -174,6 +175,7 @@ int edit_remove_table(struct edit *edit, uint32_t space, unsigned level, uint64_
 
 struct registry_options {
     struct table_store store;          /* vfs, dir, mem, cache, file_mode; store_id is filled in */
+    struct vfs_lock *lock;             /* of the store, held; NULL: nobody notes or knows the manifest's edition */
     bool read_only;
     uint64_t rewrite_bytes_min;        /* the manifest is rewritten at twice its live size, but not below this */
     /* Called with each new version, after its edit is durable and before registry_apply returns, in order, under the
@@ -185,7 +187,8 @@ struct registry_options {
 /* A new store: writes a first MANIFEST with one space ("default") under a fresh random store id. */
 int registry_create(const struct registry_options *options, const struct space_info *default_space,
                     struct registry **ret_registry, struct pleat_error *err);
-/* Replays MANIFEST. Changes nothing on disk. PLEAT_ERR_NOT_FOUND when there is none; CORRUPT; NEWER. */
+/* Replays MANIFEST. Changes nothing on disk. PLEAT_ERR_NOT_FOUND when there is none; CORRUPT, also when LOCK notes a
+ * later edition of it; NEWER. */
 int registry_open(const struct registry_options *options, struct registry **ret_registry, struct pleat_error *err);
 /* Every version must have been let go but the registry's own. NULL is allowed. */
 void registry_free(struct registry *registry);
@@ -226,10 +229,14 @@ struct registry_state {
     uint64_t next_space;
     uint64_t number_bound; /* no file has this number or a higher one */
     bool clean;
+    struct edition edition; /* of the manifest, durable */
     uint64_t manifest_bytes;
     uint64_t edits;
 };
 void registry_state_read(struct registry *registry, struct registry_state *ret_state);
+/* PLEAT_ERR_CORRUPT when the manifest has not come so far as `edition`, which the file `witness` knows of. */
+int registry_edition_verify(struct registry *registry, struct edition edition, const char *witness,
+                            struct pleat_error *err);
 /* The cursors as of last_sequence: copied into *ret_cursors (initialised by the caller). */
 int registry_cursors(struct registry *registry, struct cursor_set *ret_cursors, struct pleat_error *err);
 /* An id for a space to create: never used before. */

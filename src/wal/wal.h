@@ -20,6 +20,7 @@
 #ifndef PLEAT_WAL_WAL_H
 #define PLEAT_WAL_WAL_H
 
+#include "base/edition.h"
 #include "base/entry.h"
 #include "base/mem.h"
 #include "platform/vfs.h"
@@ -119,6 +120,7 @@ struct wal_writer_options {
     uint64_t bytes;            /* reserved size, the header included */
     struct wal_tail predecessor;
     uint64_t first_sequence;   /* of its first record */
+    struct edition edition;    /* of the manifest, durable by now */
     uint32_t file_mode;
     bool by_write;
 };
@@ -154,6 +156,7 @@ struct wal_header {
     uint64_t segment;
     struct wal_tail predecessor;
     uint64_t first_sequence;
+    struct edition edition; /* how far the manifest had come when the segment was created; {0, 0}: not said */
     uint64_t missing_bytes; /* of the size with which it was created: cut, or created and never synced */
 };
 

@@ -50,6 +50,8 @@ void wal_format_header_encode(struct wal_format_header *header, const uint8_t *s
     store_u64(bytes + WAL_AT_PREDECESSOR + 16, fields->predecessor.running_hash);
     store_u64(bytes + WAL_AT_FIRST_SEQUENCE, fields->first_sequence);
     store_u64(bytes + WAL_AT_RESERVED, header->reserved_bytes);
+    store_u64(bytes + WAL_AT_EDITION, fields->edition.incarnation);
+    store_u64(bytes + WAL_AT_EDITION + 8, fields->edition.frames);
     header->checksum = hash_bytes(bytes, WAL_AT_CHECKSUM, 0);
     store_u64(bytes + WAL_AT_CHECKSUM, header->checksum);
 }
@@ -96,6 +98,7 @@ int wal_format_header_decode(const uint8_t *bytes, const uint8_t *store_id, uint
                 .running_hash = load_u64(bytes + WAL_AT_PREDECESSOR + 16),
             },
             .first_sequence = load_u64(bytes + WAL_AT_FIRST_SEQUENCE),
+            .edition = {load_u64(bytes + WAL_AT_EDITION), load_u64(bytes + WAL_AT_EDITION + 8)},
         },
         .reserved_bytes = load_u64(bytes + WAL_AT_RESERVED),
         .checksum = load_u64(bytes + WAL_AT_CHECKSUM),

@@ -6,10 +6,10 @@
  *     0  u64  magic "PLEATWAL"                    56  u64  predecessor: running hash at its end
  *     8  u32  format version, 1                   64  u64  first sequence
  *    12  u32  offset of the first record, 160     72  u64  reserved bytes: the size of the segment
- *    16  16   store id                            80  40   zero
- *    32  u64  segment number                     120  u64  checksum: xxh3-64 of bytes 0..119, seed 0
- *    40  u64  predecessor: segment, 0 for none
- *    48  u64  predecessor: last sequence
+ *    16  16   store id                            80  u64  edition of the manifest: incarnation, 0 for unknown
+ *    32  u64  segment number                      88  u64  edition of the manifest: frames
+ *    40  u64  predecessor: segment, 0 for none     96  24   zero
+ *    48  u64  predecessor: last sequence          120  u64  checksum: xxh3-64 of bytes 0..119, seed 0
  *
  *   128  16   mark 0: u64 sequence that was durable, u64 check: xxh3-64 of it, seed = the segment's key
  *   144  16   mark 1: they are written in turn, so that one of them is whole at any time
@@ -65,7 +65,8 @@
 #define WAL_AT_PREDECESSOR 40
 #define WAL_AT_FIRST_SEQUENCE 64
 #define WAL_AT_RESERVED 72
-#define WAL_AT_ZERO 80
+#define WAL_AT_EDITION 80
+#define WAL_AT_ZERO 96
 #define WAL_AT_CHECKSUM 120
 
 #define WAL_AT_MARKS 128

@@ -41,6 +41,7 @@ static uint64_t wal_writer_lay_header(const struct wal_writer_options *options, 
             .segment = options->segment,
             .predecessor = options->predecessor,
             .first_sequence = options->first_sequence,
+            .edition = options->edition,
         },
         .reserved_bytes = options->bytes,
     };

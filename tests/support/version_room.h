@@ -28,6 +28,7 @@ struct room {
     struct registry *registry;
     struct pleat_error error;
     bool has_room; /* the directory could be opened */
+    struct vfs_lock *lock;
 };
 
 static inline int room_enter(struct room *room, struct simfs *fs, const struct mem *mem) {
@@ -35,8 +36,12 @@ static inline int room_enter(struct room *room, struct simfs *fs, const struct m
     *room = (struct room){.fs = fs};
     int rc = vfs->dir_open(vfs, &mem_system, "db", VFS_DIR_CREATE, 0700, &room->dir, &room->error);
     room->has_room = rc == 0;
+    if (rc == 0) {
+        rc = vfs->dir_lock(room->dir, "LOCK", false, 0600, &room->lock, NULL, &room->error);
+    }
     room->options = (struct registry_options){
         .store = {.vfs = vfs, .dir = room->dir, .mem = mem, .file_mode = 0600},
+        .lock = room->lock,
         .rewrite_bytes_min = 1 << 20,
     };
     return rc;
@@ -65,11 +70,16 @@ static inline void room_shut(struct room *room) {
     room->registry = NULL;
 }
 
-static inline void room_leave(struct room *room) {
-    room_shut(room);
+static inline void room_leave_disk(struct room *room) {
+    simfs_vfs(room->fs)->lock_release(room->lock);
     if (room->has_room) {
         simfs_vfs(room->fs)->dir_close(room->dir);
     }
+}
+
+static inline void room_leave(struct room *room) {
+    room_shut(room);
+    room_leave_disk(room);
     cr_assert_eq(simfs_open_handles(room->fs), 0, "handles are leaked");
     cr_assert_eq(simfs_sync_retries(room->fs), 0, "a failed sync was asked again");
 }
