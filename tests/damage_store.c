@@ -1,7 +1,7 @@
 /*
  * damage_store.c - small stores, damaged in one place, one way at a time.
  *
- *     damage_store [--seed S] [--seconds N] [--all] [--keep-going] [--end NAME] [--damage N]
+ *     damage_store [--seed S] [--seconds N] [--all] [--part I/N] [--keep-going] [--end NAME] [--kind NAME] [--damage N]
  *
  * A seed makes one store for each way to end (scenario.h). The damages of a store are numbered:
  *
@@ -16,8 +16,9 @@
  *     exchange   two files have exchanged their names
  *
  * Without --all and --seconds each byte gets one of its flips, and everything else is done; --all does every flip;
- * --seconds does random ones of all kinds over fresh seeds until the time is up. --keep-going reports all
- * failures, not the first.
+ * --part I/N, for 1 <= I <= N, does every N-th of them from the I-th on: all parts together are a whole run; each
+ * says on stderr how far it is. --seconds does random ones of all kinds over fresh seeds until the time is up.
+ * --keep-going reports all failures, not the first; --kind leaves out all others, where there is no --seconds.
  *
  * Of each damage: the store is opened read-only (twice when that fails) and for writing (likewise), and each time all
  * is read: cursors, spaces, each key by get, scans both ways, pleat_check. What must hold:
@@ -26,19 +27,22 @@
  *       shown, with that sequence's cursors. The rows in front of a scan's error are right and without a gap. No other
  *       code is honest for any of these damages: versions are believed behind a checksum only (PLEAT_ERR_NEWER), and
  *       other files of the store are still in place (PLEAT_ERR_NOT_FOUND, PLEAT_ERR_INVALID).
- *   E2  A failed open leaves the directory byte for byte as it was (but for the pid in LOCK), and a second one answers
+ *   E2  A failed open leaves the directory byte for byte as it was (but for the text in LOCK), and a second one answers
  *       the same. A read-only open leaves it so in every case.
  *   E3  A damage that any read meets is met by pleat_check, too.
  *   E4  An older state than that of the undamaged store is shown only where, and as old as, older_least() allows.
  *   E5  A flipped bit is reported, or it is in a place that damage_is_unread() lists.
  *   E6  No allocation exceeds 1 MiB and 64 times the bytes of the store; nothing is leaked; no damage takes longer than
  *       SECONDS_MAX.
+ *   E7  A MANIFEST that was cut, that lost a sector, or that had not come so far as LOCK knows, is reported.
+ *   E8  LOCK itself is evidence and no more: whatever becomes of it, the store opens with the right answer.
  *
  * A failure prints one line that replays it.
  */
 #include "base/bytes.h"
 #include "db/db.h"
 #include "support/scenario.h"
+#include "version/edition_note.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -80,9 +84,10 @@ struct place {
 struct subject {
     struct scenario scenario;
     struct scenario foreign;
-    uint64_t sequence; /* that an open of the undamaged store shows */
-    uint64_t bytes;    /* of all files */
-    uint64_t evidence; /* the highest sequence that anything in the files says had been durable */
+    uint64_t sequence;    /* that an open of the undamaged store shows */
+    uint64_t bytes;       /* of all files */
+    uint64_t evidence;    /* the highest sequence that anything in the files says had been durable */
+    struct edition noted; /* of MANIFEST, in LOCK */
     struct place places[SCENARIO_FILES_MAX];
     struct group groups[GROUPS_MAX];
     size_t group_count;
@@ -463,15 +468,23 @@ static bool damage_do(const struct subject *subject, const struct damage *damage
 
 /* ---- what is allowed -------------------------------------------------------------------------------------------- */
 
-/* Frames of a MANIFEST from its beginning, by their lengths and indexes alone. */
-static uint32_t frames_of(const struct file *file) {
+/* Frames of a MANIFEST from its beginning, by their lengths and indexes alone; *ret_edition: with the last one that is
+ * no seal. */
+static uint32_t frames_of(const struct file *file, struct edition *ret_edition) {
     uint64_t at = 56;
     uint32_t frames = 0;
+    *ret_edition = (struct edition){file->bytes >= at ? load_u64(file->data + 32) : 0, 0};
     while (at + 16 <= file->bytes && load_u32(file->data + at + 4) == frames) {
-        at += 16 + (uint64_t)load_u32(file->data + at);
+        uint64_t bytes = load_u32(file->data + at);
+        at += 16 + bytes;
         frames++;
+        ret_edition->frames = bytes > 0 ? frames : ret_edition->frames;
     }
     return frames;
+}
+
+static bool is_power_loss(const struct subject *subject) {
+    return subject->scenario.end == SCENARIO_CRASHED || subject->scenario.end == SCENARIO_CRASHED_MIN;
 }
 
 /* Fills in the places of the undamaged store: which files are live, and where what is read of them ends. */
@@ -491,6 +504,9 @@ static bool find_places(struct subject *subject) {
     registry_state_read(db->registry, &state);
     pleat_position_read(db, PLEAT_APPLIED, NULL, &subject->sequence);
     subject->evidence = state.last_sequence;
+    unsigned next;
+    subject->noted = edition_note_read(registry_store(db->registry), db->lock, &next);
+    bool is_noted = !edition_is_below(subject->noted, state.edition);
     for (size_t i = 0; i < subject->scenario.files.count; i++) {
         const struct file *file = &subject->scenario.files.files[i];
         struct place *place = &subject->places[i];
@@ -523,11 +539,16 @@ static bool find_places(struct subject *subject) {
             place->is_live = true;
             place->read_end = state.manifest_bytes; /* a seal ends it, unless a crash lost that: an empty frame */
             const uint8_t *seal = file->data + place->read_end - 16;
-            place->read_end -= load_u32(seal) == 0 && load_u32(seal + 4) == frames_of(file) - 1 ? 16 : 0;
+            struct edition edition;
+            place->read_end -= load_u32(seal) == 0 && load_u32(seal + 4) == frames_of(file, &edition) - 1 ? 16 : 0;
         }
     }
     (void)pleat_close(db, NULL);
     simfs_free(fs);
+    if (!is_noted && (!is_power_loss(subject) || state.edits > 0)) { /* only an open leaves its note unsynced */
+        fprintf(stderr, "LOCK does not note the edition of the undamaged store\n");
+        return false;
+    }
     return true;
 }
 
@@ -545,20 +566,13 @@ static bool damage_is_unread(const struct subject *subject, const struct damage 
     return !place->is_live || is_mark || at >= place->read_end;
 }
 
-static bool is_power_loss(const struct subject *subject) {
-    return subject->scenario.end == SCENARIO_CRASHED || subject->scenario.end == SCENARIO_CRASHED_MIN;
-}
-
 /*
  * E4: the least sequence that may be shown after a damage; UINT64_MAX: none but that of the undamaged store.
  *   - A live log segment, after a kill: what no sync had been reported for is like what a crash tears. What had been
  *     durable is marked in the segment, and the segment in the manifest.
  *   - The same after a power loss: the mark of the last sync may be lost with it, so what counts is the evidence that
  *     reached the disk.
- *   - MANIFEST after a power loss, when all behind some frame is gone at once (a sector of zeroes, a cut): seals go
- *     with the frames that they seal, and the segment that would tell may have lost its header.
- *   - An older MANIFEST as a whole, in the place of the present one: when all tables that it names are still there, and
- *     no segment that it calls synced is missing, nothing in the directory says that there has been a later one.
+ * Of MANIFEST nothing may be lost: LOCK and the log know how far it had come.
  */
 static uint64_t older_least(const struct subject *subject, const struct damage *damage) {
     const struct file *file = damage->kind == OLDER ? &subject->scenario.moments[damage->file].files[damage->at]
@@ -568,9 +582,36 @@ static uint64_t older_least(const struct subject *subject, const struct damage *
     if (wal_name_parse(file->name, &number) || wal_name_parse(other->name, &number)) {
         return is_power_loss(subject) && subject->evidence < durable ? subject->evidence : durable;
     }
-    bool allowed = damage->kind == OLDER ||
-                   (is_power_loss(subject) && (damage->kind == ZERO || damage->kind == TRUNCATE));
-    return strcmp(file->name, "MANIFEST") == 0 && allowed ? 0 : UINT64_MAX;
+    return UINT64_MAX;
+}
+
+/* E7. */
+static bool must_be_reported(const struct subject *subject, const struct damage *damage) {
+    const struct place *place = &subject->places[damage->file];
+    const struct file *file = damage->kind == OLDER ? &subject->scenario.moments[damage->file].files[damage->at]
+                                                    : &subject->scenario.files.files[damage->file];
+    struct edition edition;
+    if (strcmp(file->name, "MANIFEST") != 0) {
+        return false;
+    }
+    switch (damage->kind) {
+    case ZERO:
+        return damage->at * SIMFS_SECTOR_BYTES < place->read_end;
+    case TRUNCATE:
+        return damage->at < place->read_end;
+    case OLDER:
+        (void)frames_of(file, &edition);
+        return edition_is_below(edition, subject->noted);
+    default:
+        return damage->kind != FLIP && damage->kind != EXTEND;
+    }
+}
+
+/* E8. */
+static bool must_be_harmless(const struct subject *subject, const struct damage *damage) {
+    const struct file *file = damage->kind == OLDER ? &subject->scenario.moments[damage->file].files[damage->at]
+                                                    : &subject->scenario.files.files[damage->file];
+    return strcmp(file->name, DB_LOCK_NAME) == 0 && damage->kind != EXCHANGE;
 }
 
 /* ---- one damage ------------------------------------------------------------------------------------------------- */
@@ -582,16 +623,21 @@ static bool fail(const char *text, const char *what, const struct answer *answer
     return false;
 }
 
-/* Whether the directory holds what it held, LOCK aside: that says who holds the store, and a failed open has held it.
- */
+/* Whether two files are the same, but for the text in LOCK: that says who holds the store, and a failed open has. */
+static bool is_same_file(const struct file *a, const struct file *b) {
+    size_t from = strcmp(a->name, DB_LOCK_NAME) == 0 ? VFS_LOCK_TEXT_BYTES : 0;
+    size_t a_bytes = a->bytes > from ? a->bytes - from : 0, b_bytes = b->bytes > from ? b->bytes - from : 0;
+    return strcmp(a->name, b->name) == 0 && a_bytes == b_bytes &&
+           (a_bytes == 0 || memcmp(a->data + from, b->data + from, a_bytes) == 0);
+}
+
+/* Whether the directory holds what it held. */
 static bool is_unchanged(struct simfs *fs, const struct files *before) {
     static struct files after;
     files_take(&after, fs);
     bool same = after.count == before->count;
     for (size_t i = 0; same && i < after.count; i++) {
-        const struct file *a = &after.files[i], *b = &before->files[i];
-        same = strcmp(a->name, b->name) == 0 && (strcmp(a->name, DB_LOCK_NAME) == 0 ||
-                                                 (a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0));
+        same = is_same_file(&after.files[i], &before->files[i]);
     }
     files_free(&after);
     return same;
@@ -651,6 +697,12 @@ static bool judge(const struct subject *subject, const struct damage *damage, st
     if (older && reading.sequence < older_least(subject, damage)) {
         return fail(text, "an older state (E4)", &reading);
     }
+    if (!reported && must_be_reported(subject, damage)) {
+        return fail(text, "nobody noticed what the manifest lost (E7)", &reading);
+    }
+    if ((reported || older) && must_be_harmless(subject, damage)) {
+        return fail(text, "LOCK is needed (E8)", &reading);
+    }
     if (!reported && !older && damage->kind == FLIP && !damage_is_unread(subject, damage)) {
         return fail(text, "nobody noticed the flipped bit (E5)", &reading);
     }
@@ -673,6 +725,8 @@ struct campaign {
     int end;         /* only this, when >= 0 */
     uint64_t damage; /* only this, when not UINT64_MAX */
     bool all;        /* every bit */
+    uint64_t part, parts;
+    int kind;        /* only this, when >= 0 */
     bool keep_going; /* past failures: to see all of them */
     struct counts counts;
     uint64_t stores, failures;
@@ -695,12 +749,25 @@ static bool campaign_damage(struct campaign *campaign, const struct subject *sub
     return campaign->keep_going;
 }
 
-/* Every damage, but (unless all) one of the flips of a byte. */
+/* Now and then, when there are parts. */
+static void campaign_progress(const struct campaign *campaign, const struct subject *subject, uint64_t done) {
+    static double last;
+    double now = now_seconds();
+    if (campaign->parts > 1 && now - last > 20) {
+        last = now;
+        fprintf(stderr, "%s: %" PRIu64 " of %" PRIu64 " damages (part %" PRIu64 "/%" PRIu64 ")\n",
+                scenario_end_name(subject->scenario.end), done, subject->damages, campaign->part, campaign->parts);
+    }
+}
+
+/* Every damage of the part, but (unless all) one of the flips of a byte. */
 static bool campaign_whole(struct campaign *campaign, const struct subject *subject) {
-    for (uint64_t i = 0; i < subject->damages; i++) {
+    for (uint64_t i = campaign->part - 1; i < subject->damages; i += campaign->parts) {
+        campaign_progress(campaign, subject, i);
         struct damage damage = damage_at(subject, i);
         struct random random = {subject->scenario.seed ^ (damage.at / 8 + 1) * 0x9e3779b97f4a7c15ull};
         bool skipped = damage.kind == FLIP && !campaign->all && random_next(&random) % 8 != damage.at % 8;
+        skipped = skipped || (campaign->kind >= 0 && (int)damage.kind != campaign->kind);
         if (!skipped && !campaign_damage(campaign, subject, i)) {
             return false;
         }
@@ -755,6 +822,15 @@ static bool parse(int argc, char **argv, struct campaign *campaign, double *ret_
             campaign->seed = strtoull(value, NULL, 0);
         } else if (strcmp(argv[i - 1], "--seconds") == 0) {
             *ret_seconds = strtod(value, NULL);
+        } else if (strcmp(argv[i - 1], "--part") == 0) {
+            if (sscanf(value, "%" SCNu64 "/%" SCNu64, &campaign->part, &campaign->parts) != 2 || campaign->part == 0 ||
+                campaign->part > campaign->parts) {
+                return false;
+            }
+        } else if (strcmp(argv[i - 1], "--kind") == 0) {
+            for (int kind = 0; kind < DAMAGE_KINDS; kind++) {
+                campaign->kind = strcmp(value, kind_names[kind]) == 0 ? kind : campaign->kind;
+            }
         } else if (strcmp(argv[i - 1], "--damage") == 0) {
             campaign->damage = strtoull(value, NULL, 0);
         } else if (strcmp(argv[i - 1], "--end") == 0) {
@@ -783,11 +859,13 @@ static void report(const struct campaign *campaign) {
 
 int main(int argc, char **argv) {
     struct random random = random_begin("damage_store");
-    struct campaign campaign = {.seed = random_next(&random), .end = -1, .damage = UINT64_MAX};
+    struct campaign campaign = {
+        .seed = random_next(&random), .end = -1, .damage = UINT64_MAX, .part = 1, .parts = 1, .kind = -1};
     double seconds = 0;
     if (!parse(argc, argv, &campaign, &seconds)) {
         fprintf(stderr,
-                "usage: damage_store [--seed S] [--seconds N] [--all] [--keep-going] [--end NAME] [--damage N]\n");
+                "usage: damage_store [--seed S] [--seconds N] [--all] [--part I/N] [--keep-going] [--end NAME]\n"
+                "                    [--kind NAME] [--damage N]\n");
         return 2;
     }
     (void)signal(SIGALRM, on_alarm);
@@ -802,5 +880,6 @@ int main(int argc, char **argv) {
         campaign.seed = random_next(&random);
     } while (right && now_seconds() < begin + seconds - share);
     report(&campaign);
-    return !right || campaign.failures > 0 || (campaign.damage == UINT64_MAX && campaign.counts.damages[FLIP] == 0);
+    bool may_be_few = campaign.damage != UINT64_MAX || campaign.parts > 1 || campaign.kind >= 0;
+    return !right || campaign.failures > 0 || (!may_be_few && campaign.counts.damages[FLIP] == 0);
 }
