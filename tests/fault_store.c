@@ -530,13 +530,23 @@ static uint64_t recovery_one(struct run *run, uint64_t seed, uint64_t at, uint64
         run_arm(run, at, memory ? fault - DISK_VARIANTS : fault);
         run->returned = run->tried = wreck.expected;
         run->durable = model == SIMFS_KILL ? wreck.durable : wreck.expected;
+        uint64_t durable = run->durable;
         int rc = run_open(run, &err);
-        run->durable = rc == 0 ? wreck.expected : run->durable;
+        run->durable = durable;
         if (rc < 0) {
             run_judge(run, rc, &err);
         } else {
             run_disarm(run);
+            run_note_durable(run);
             run_check_images(run, run->durable); /* F11 */
+            if (pleat_sync(run->db, &err) < 0) {
+                run_complain(run, "the sync after it: %s", err.message);
+            }
+            run_note_durable(run);
+            if (run->durable != wreck.expected) {
+                run_complain(run, "synced up to %" PRIu64 ", expected %" PRIu64, run->durable, wreck.expected);
+            }
+            run_check_images(run, wreck.expected);
             (void)run_close(run, &err);
         }
     }

@@ -397,14 +397,162 @@ Test(recovery, what_an_open_shows_as_durable_survives_a_loss_of_power) {
     struct life life;
     life_begin(&life, simfs_new(6));
     life_open(&life);
-    life_commit(&life, 'a', 5);
+    life_commit(&life, 'a', 2);
+    life_sync(&life);
+    life_commit(&life, 'a', 3);
     life_crash(&life, SIMFS_KILL, 1);
     life_open(&life);
     life_check(&life, 5, "after the death of the process");
+    uint64_t durable = life_durable(&life, NULL);
+    struct life lost = life;
+    lost.fs = simfs_crash(life.fs, SIMFS_MIN, 2);
+    life_open(&lost);
+    life_check(&lost, durable > 2 ? durable : 2, "after the loss of power");
+    life_end(&lost);
+    life_sync(&life);
     cr_assert_eq(life_durable(&life, NULL), 5);
-    life_crash(&life, SIMFS_MIN, 2);
+    life_crash(&life, SIMFS_MIN, 3);
     life_open(&life);
-    life_check(&life, 5, "after the loss of power");
+    life_check(&life, 5, "after the loss of power behind a sync");
+    life_end(&life);
+}
+
+/* Q10: lives that end before anything of theirs is flushed. Nobody steps, so each goes on from the log of the one
+ * before; the second finds a torn end and, behind it, a segment that does not count. */
+Test(recovery, lives_that_are_killed_before_a_flush_lose_nothing) {
+    struct life life;
+    char name[WAL_NAME_BYTES];
+    size_t bytes;
+    life_begin(&life, simfs_new(20));
+    life_open(&life);
+    uint64_t segment = life.db->active_segment->number;
+    life_commit_until_rotated(&life, 'a');
+    uint64_t last = life_applied(&life) - 1;
+    life_commit(&life, 'a', 2);
+    life_crash(&life, SIMFS_KILL, 1);
+    wal_name(segment, name);
+    uint8_t *data = simfs_read_file(life.fs, "store", name, &bytes);
+    while (data[bytes - 1] == 0) {
+        bytes--;
+    }
+    data[bytes - 1] ^= 1; /* in its last record */
+    simfs_write_file(life.fs, "store", name, data, bytes);
+    free(data);
+    uint64_t expected = last - 1, history = 0, next_history;
+    for (unsigned n = 0; n < 4; n++) {
+        life_open(&life);
+        life_check(&life, expected, "behind the cut");
+        cr_assert_lt(life_durable(&life, &next_history), last, "nothing was flushed or synced");
+        cr_assert_gt(next_history, history);
+        history = next_history;
+        life_commit(&life, (char)('b' + n), 2);
+        expected += 2;
+        life_crash(&life, SIMFS_KILL, 2 + n);
+    }
+    life.options.read_only = true;
+    life_open(&life);
+    life_check(&life, expected, "read-only");
+    cr_assert_eq(pleat_close(life.db, &life.err), 0);
+    life.options.read_only = false;
+    life_open(&life);
+    unsigned steps = 0;
+    for (; pleat_step(life.db, &life.err) == 0; steps++) { /* Q11: two flushes, and what comes of them */
+        struct life next = life;
+        next.fs = simfs_crash(life.fs, SIMFS_KILL, 7);
+        life_open(&next);
+        life_check(&next, expected, "between two flushes");
+        life_end(&next);
+    }
+    cr_assert_geq(steps, 2, "there is one generation");
+    cr_assert_eq(life_durable(&life, NULL), expected, "the flush of what was recovered");
+    life_check(&life, expected, "flushed");
+    life_crash(&life, SIMFS_MIN, 9);
+    life_open(&life);
+    life_check(&life, expected, "from tables");
+    life_end(&life);
+}
+
+/* The same under a loss of power: what the second life wrote counts only behind all of what it had found. */
+Test(recovery, a_life_behind_an_unflushed_one_counts_only_behind_all_of_it) {
+    struct life life;
+    life_begin(&life, simfs_new(21));
+    life_open(&life);
+    life_commit(&life, 'a', 6);
+    uint64_t found = life_applied(&life);
+    life_crash(&life, SIMFS_KILL, 1);
+    life_open(&life);
+    life_check(&life, found, "killed");
+    life_commit(&life, 'b', 4);
+    unsigned cut = 0, whole = 0;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        struct life next = life;
+        next.fs = simfs_crash(life.fs, seed % 2 == 0 ? SIMFS_FSDIR : SIMFS_STRICT, seed);
+        life_open(&next);
+        uint64_t applied = life_applied(&next);
+        cr_assert_leq(applied, found + 4);
+        cut += applied < found;
+        whole += applied > found;
+        life_check(&next, applied, "after a loss of power");
+        life_end(&next);
+    }
+    cr_assert(cut > 10 && whole > 10, "%u cut, %u behind", cut, whole);
+    life_end(&life);
+}
+
+/* Q8: the first life's sync of the directory failed, or there was none: the name of its segment was never durable. */
+Test(recovery, a_name_that_an_earlier_life_did_not_make_durable_may_be_lost) {
+    for (int lives = 1; lives <= 2; lives++) {
+        struct life life;
+        char name[WAL_NAME_BYTES];
+        life_begin(&life, simfs_new(23));
+        life_open(&life);
+        wal_name(life.db->active_segment->number, name);
+        life_commit(&life, 'a', 3);
+        for (int n = 0; n < lives; n++) {
+            life_crash(&life, SIMFS_KILL, 1);
+            life_open(&life);
+            life_check(&life, 3 + 2 * (uint64_t)n, "killed");
+            life_commit(&life, (char)('b' + n), 2);
+        }
+        life_crash(&life, SIMFS_KILL, 2);
+        cr_assert(simfs_remove_file(life.fs, "store", name));
+        life_open(&life);
+        life_check(&life, 0, "without the first segment nothing follows");
+        life_commit(&life, 'z', 1);
+        life_sync(&life);
+        life_crash(&life, SIMFS_MIN, 3);
+        life_open(&life);
+        life_check(&life, 1, "and the next life goes on");
+        life_end(&life);
+    }
+}
+
+/* More than two memtables: the older ones are written within the open, the log is read again for the rest. */
+Test(recovery, a_log_that_does_not_fit_in_memory_is_flushed_by_the_open) {
+    struct life life;
+    life_begin(&life, simfs_new(22));
+    life.options.memtable_bytes = 1u << 20;
+    life_open(&life);
+    life_commit(&life, 'a', 180);
+    life_crash(&life, SIMFS_KILL, 1);
+    life.options.memtable_bytes = 4096;
+    life_open(&life);
+    life_check(&life, 180, "in tables and one memtable");
+    uint64_t durable = life_durable(&life, NULL);
+    cr_assert(durable > 100 && durable < 180, "durable is %d", (int)durable);
+    struct life lost = life;
+    lost.fs = simfs_crash(life.fs, SIMFS_MIN, 2);
+    life_open(&lost);
+    life_check(&lost, durable, "the power is lost at once");
+    life_end(&lost);
+    life_commit(&life, 'b', 3);
+    life_crash(&life, SIMFS_KILL, 3);
+    life_open(&life);
+    life_check(&life, 183, "killed again");
+    life_sync(&life);
+    life_crash(&life, SIMFS_MIN, 4);
+    life_open(&life);
+    life_check(&life, 183, "synced");
     life_end(&life);
 }
 

@@ -571,6 +571,7 @@ Test(read_only, open_of_an_unclean_store_sees_the_logs_commits_without_writing) 
     killed.options.read_only = false;
     room_open(&killed);
     cr_assert(room_holds(killed.space, "logged", "2"));
+    OK(pleat_sync(killed.db, &room.err));
     cr_assert_eq(room_sequence(&killed, PLEAT_DURABLE), 3);
     room_close(&killed);
     room_end(&room);

@@ -193,7 +193,8 @@ PLEAT_API void pleat_cache_free(struct pleat_cache *cache);
  * options: borrowed, may be NULL for the defaults. *ret_db: owned, pleat_close; written only on success.
  * Returns 0; PLEAT_ERR_NOT_FOUND / EXISTS by mode; PLEAT_ERR_BUSY when held (names the pid); PLEAT_ERR_INVALID for a
  * foreign directory or nonsense options; PLEAT_ERR_CORRUPT, with the directory left as it was; PLEAT_ERR_NEWER for a
- * newer format. Cost: nothing per key after pleat_close; after a crash the log is replayed.
+ * newer format. Cost: nothing per key after pleat_close; after a crash the log is read into memory, and written to
+ * tables in the background: what it held is durable when that is done, and a first sync waits for it.
  */
 PLEAT_API int pleat_open(const char *path, const struct pleat_options *options, struct pleat_db **ret_db,
                          struct pleat_error *err);

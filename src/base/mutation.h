@@ -53,6 +53,10 @@
     X(recover_history, "F5 Q4", "the new history after an unclean end") \
     X(recover_dead_tail, "F3", "the log floor above a log with nothing to replay") \
     X(recover_relog, "F11 D4", "writing recovered records again: they count as durable where they are") \
+    X(recover_names, "F2 Q8", "not trusting the name of an earlier life's segment to be durable") \
+    X(recover_goes_on, "F2 F6 Q10", "naming the old log's end in the first segment behind it") \
+    X(recover_tail, "F3 Q10", "removing the segments behind the end of the log that goes on") \
+    X(recover_floor, "F3 Q11", "keeping the segments of a recovered generation until the newer one is in tables, too") \
     X(recover_sweep_last, "F2 Q5", "sweeping last: dead segments go before the manifest says so") \
     X(recover_numbers, "F3 V6", "counting file numbers on from those that the directory shows") \
     X(recover_tables, "F6", "looking whether every table of the manifest is there") \
@@ -61,6 +65,7 @@
     X(sync_names, "F3 D4", "syncing the directory that names a new segment") \
     X(sync_capture, "F3 D4", "taking the sequence before the sync: what came during it counts as well") \
     X(sync_sealed, "F3 Y1", "comparing a sealed segment's end with what the sync covers") \
+    X(sync_recovered, "F11 Y4", "waiting for the flush of recovered records before a sync counts") \
     X(sync_poison, "F7 Y3", "the sticky error after a failed sync") \
     X(commit_poison, "F7 D5", "the sticky error after a failed append") \
     X(commit_cursors_first, "F2 D6", "the mutex over both: the sequence is published behind it, its cursors before") \
@@ -68,6 +73,7 @@
     X(commit_visible_last, "F1 D1", "the entries' place before their sequence: they come behind it") \
     X(flush_dir_sync, "F2 F3", "syncing the names of a flush's tables before the edit that names them") \
     X(flush_one_edit, "F1 F2", "the one edit for all spaces: each gets its own, the last one the position") \
+    X(flush_order, "F2 D2 X1", "flushing the oldest of two recovered generations first") \
     X(flush_cursors, "F2", "the cursors as of the freeze: those of now go into the edit") \
     X(flush_reported_last, "F3", "waiting for the edit: durable is said and the log removed before it") \
     X(flush_unknown, "F7 X2", "keeping the tables of an edit whose outcome is unknown") \

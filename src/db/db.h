@@ -12,7 +12,8 @@
  *   D1  The visible sequence is published (release) after the commit's record is in the log and its entries are in the
  *       memtables; a reader loads the view first and the sequence second, so that it never misses a flushed version.
  *   D2  Generations flush in order, one at a time; the manifest alone is always an exact prefix of the commits.
- *   D3  At most one frozen generation exists beside the active one: memory is bounded by two arenas.
+ *   D3  At most one frozen generation exists beside the active one, or two that recovery has left: memory is bounded by
+ *       two arenas, and by three until the first flushes after a crash.
  *   D4  The durable sequence advances only after a sync of every segment up to it, and of their names, or after the
  *       manifest edit of a flush; never from what an earlier life left in the page cache.
  *   D5  After a failed log or manifest write or sync the store is poisoned: set once, every later write returns it.
@@ -63,7 +64,8 @@ struct generation {
     struct pleat_db *db;
     _Atomic uint32_t refs;                             /* views, and values pinned in it */
     struct arena *arena;
-    uint64_t segment;                                  /* its log segment's number */
+    uint64_t segment;                                  /* its log segment's number; recovered: of its first record */
+    uint64_t log_floor;                                /* once it is in tables, segments below this are dead */
     uint64_t first_sequence;                           /* frozen: of its first commit */
     uint64_t last_sequence;                            /* set when it freezes */
     struct cursor_set cursors;                         /* as of last_sequence; set when it freezes */
@@ -87,7 +89,7 @@ struct view {
 /* A log segment that is being written or not yet dead. */
 struct segment {
     struct segment *next;      /* towards newer ones */
-    struct wal_writer *writer;
+    struct wal_writer *writer; /* NULL: of an earlier life, and needed until its records are in tables */
     uint64_t number;
     uint64_t last_sequence;    /* when sealed */
     bool sealed;               /* nothing is appended any more */
@@ -119,6 +121,7 @@ struct pleat_db {
     struct arena_pool *pool;
     struct scheduler *scheduler;
     struct pleat_space *default_space;
+    uint64_t recovered_sequence; /* what comes up to it is durable by a flush alone (F11) */
     uint64_t recovered_segments;
     uint64_t recovered_records;
     bool opened; /* everything below is initialised */
@@ -223,10 +226,18 @@ struct db_listing {
 int db_list(struct pleat_db *db, struct db_listing *ret_listing, struct pleat_error *err);
 void db_listing_fini(struct db_listing *listing);
 
-/* Replays the log into tables (or, read-only, into memtables of *ret_view_generations), begins a new history after an
- * unclean end, removes what is dead. On damage nothing on disk has changed. */
-int db_recover(struct pleat_db *db, const struct db_listing *listing, struct generation **ret_generations,
-               unsigned *ret_count, struct pleat_error *err);
+/* What the log held and the tables do not. */
+struct recovered {
+    struct generation *generations[DB_GENERATIONS_MAX]; /* newest first; of a writable store they are to be flushed */
+    unsigned count;
+    struct wal_tail tail; /* count > 0: the end of the log, which the first segment of this life goes on from */
+};
+/* Reads the log into memtables, begins a new history after an unclean end, removes what is dead. On damage nothing on
+ * disk has changed. */
+int db_recover(struct pleat_db *db, const struct db_listing *listing, struct recovered *ret_recovered,
+               struct pleat_error *err);
+/* Lets go of the generations. */
+void recovered_release(struct recovered *recovered);
 
 /* ---- generation.c ----------------------------------------------------------------------------------------------- */
 
@@ -245,7 +256,7 @@ struct memtable *generation_table_new(struct generation *generation, uint32_t sl
  * reserved (generation_bytes_max). */
 int generation_insert(struct generation *generation, int (*slot_of)(const void *context, uint32_t space),
                       const void *context, struct wal_view view, struct pleat_error *err);
-/* Arena bytes that inserting all entries of the view can take. */
+/* Arena bytes that inserting all entries of the view can take: a bound that does not look at them. */
 uint64_t generation_bytes_max(struct wal_view view);
 /* Takes the next segment's number ahead, in the background, so that a rotation does not wait behind a manifest sync. */
 void generation_reserve_number(struct pleat_db *db);

@@ -36,6 +36,7 @@ int generation_new(struct pleat_db *db, uint64_t arena_bytes, uint64_t segment, 
     }
     generation->db = db;
     generation->segment = segment;
+    generation->log_floor = segment + 1;
     generation->first_sequence = first_sequence;
     atomic_init(&generation->refs, 1);
     cursor_set_init(&generation->cursors, db->mem);
@@ -85,15 +86,9 @@ struct memtable *generation_table_new(struct generation *generation, uint32_t sl
 }
 
 uint64_t generation_bytes_max(struct wal_view view) {
-    uint64_t bytes = 0;
-    uint32_t space, last = UINT32_MAX;
-    struct entry entry;
-    while (wal_view_entry(&view, &space, &entry) == 0) {
-        bytes += memtable_entry_bytes_max(entry.key_bytes, entry.value_bytes);
-        bytes += space != last ? TABLE_ROOM : 0;
-        last = space;
-    }
-    return bytes + TABLE_ROOM;
+    uint64_t rounding = 64; /* of each entry, far above the arena's unit */
+    return view.entry_count * (memtable_entry_bytes_max(0, 0) + rounding + TABLE_ROOM) +
+           (uint64_t)(view.entries_end - view.entries) + TABLE_ROOM;
 }
 
 int generation_insert(struct generation *generation, int (*slot_of)(const void *context, uint32_t space),

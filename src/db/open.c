@@ -288,34 +288,34 @@ static int open_default_space(struct pleat_db *db, struct pleat_error *err) {
 }
 
 /* The view, the first segment of this life, and the positions that recovery found. */
-static int open_start(struct pleat_db *db, struct generation **generations, unsigned count, struct pleat_error *err) {
+static int open_start(struct pleat_db *db, struct recovered *recovered, struct pleat_error *err) {
     uint64_t applied = db_applied(db);
     int rc = 0;
     if (!db->read_only) {
         uint64_t number;
-        if (MUTATION(recover_relog)) {
-            generations[1] = generations[0];
-        }
+        struct generation *active;
         rc = registry_file_number(db->registry, &number, err);
-        rc = rc == 0 ? generation_new(db, 0, number, applied + 1, &generations[0], err) : rc;
+        rc = rc == 0 ? generation_new(db, 0, number, applied + 1, &active, err) : rc;
         if (rc < 0) {
             return rc;
         }
-        /* A new chain: everything before is in tables (F11), so there is no predecessor to name. */
+        ASSERT(recovered->count < DB_GENERATIONS_MAX);
+        memmove(recovered->generations + 1, recovered->generations, recovered->count * sizeof active);
+        recovered->generations[0] = active;
+        /* A new chain when everything before is in tables (F11), so that there is no predecessor to name; else the old
+         * one goes on (Q10). */
+        bool goes_on = recovered->count++ > 0 && !MUTATION(recover_goes_on);
         struct wal_tail none = {.segment = 0, .last_sequence = applied, .running_hash = 0};
-        rc = segment_start(db, number, applied + 1, none, 0, &db->active_segment, err);
-        db->active = generations[0];
-        count = MUTATION(recover_relog) ? count + 1 : 1;
+        rc = segment_start(db, number, applied + 1, goes_on ? recovered->tail : none, 0, &db->active_segment, err);
+        db->active = active;
     }
     struct version *version = registry_current(db->registry);
-    rc = rc == 0 ? view_start(db, generations, count, version, err) : rc;
+    rc = rc == 0 ? view_start(db, recovered->generations, recovered->count, version, err) : rc;
     if (rc == 0 && !db->read_only) {
         flow_update(db, version);
     }
     version_unref(version);
-    for (unsigned i = 0; i < count; i++) {
-        generation_unref(generations[i]); /* the view holds them now, or nobody does */
-    }
+    recovered_release(recovered); /* the view holds them now, or nobody does */
     if (rc < 0) {
         db->active = NULL;
     }
@@ -336,8 +336,7 @@ int db_open_with(const char *path, const struct pleat_options *given, const stru
     db->vfs = vfs;
     db->mem = mem;
     struct db_listing listing = {.mem = mem};
-    struct generation *generations[DB_GENERATIONS_MAX] = {NULL};
-    unsigned count = 0;
+    struct recovered recovered = {.count = 0};
     int rc = options_resolve(given, &db->options, err);
     db->read_only = db->options.read_only;
     db->shape = (struct compaction_options){
@@ -351,12 +350,13 @@ int db_open_with(const char *path, const struct pleat_options *given, const stru
     rc = rc == 0 ? open_memory(db, err) : rc;
     rc = rc == 0 ? open_directory(db, path, &listing, err) : rc;
     rc = rc == 0 ? open_registry(db, &listing, err) : rc;
-    rc = rc == 0 ? db_recover(db, &listing, generations, &count, err) : rc;
-    rc = rc == 0 ? open_start(db, generations, count, err) : rc;
+    rc = rc == 0 ? db_recover(db, &listing, &recovered, err) : rc;
+    rc = rc == 0 ? open_start(db, &recovered, err) : rc;
     rc = rc == 0 ? open_threads(db, err) : rc;
     rc = rc == 0 ? open_default_space(db, err) : rc;
     db_listing_fini(&listing);
     if (rc < 0) {
+        recovered_release(&recovered);
         open_close_parts(db);
         return rc;
     }

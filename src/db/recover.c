@@ -1,10 +1,10 @@
 /*
  * recover.c - from what a crash left to an exact prefix of the commits.
  *
- * Two passes. The first reads every live segment, changes nothing, and decides where the log ends: it follows the chain
- * from segment to segment and collects the evidence of what had been durable. The second replays up to that end into
- * memtables and (unless read-only) flushes them to tables, because what an earlier life left in the page cache is not
- * to be trusted (F11).
+ * One pass reads every live segment, changes nothing on disk, and decides where the log ends: it follows the chain from
+ * segment to segment, puts the records into memtables (redo.c) and collects the evidence of what had been durable. Then
+ * the manifest of this life is written, and the memtables are left to the background: what an earlier life left in the
+ * page cache is not to be trusted, and durable only when it is in tables (F11).
  *
  *      manifest: last sequence L, log floor F
  *      segments >= F:  [h|rec rec rec] <- chain - [h|rec rec ~torn] <- chain ? - [h| ...]
@@ -18,41 +18,23 @@
  *       says so of all sequences before it: open_start makes such a one when everything is in tables.
  *   Q4  A history that may have lost commits ends: unless the store was closed cleanly, a new history begins.
  *   Q5  Files are removed only after the manifest of this life is durable.
- *   Q6  All that the second pass replays has been judged by the first, the spaces of its entries included, so that
- *       damage is found before anything is written.
+ *   Q6  All records up to the end, also those that did not fit in memory, have been judged before anything is written,
+ *       the spaces of their entries included.
  *   Q7  No number is taken over from disk, names of files included, that leaves no room to count on from.
  *   Q8  A live segment that another one names as its predecessor, or that the manifest calls synced, is there: its name
  *       was durable before. One that is not is damage, as when a manifest lost the edits that had ended that segment.
+ *       But a predecessor of a life before this history may be gone: a sync of the directory that had failed in that
+ *       life may have lost its name for good, whatever a later sync says. Then the log ends in front of its successor.
  *   Q9  A manifest that had not come so far as the header of a live segment says lost something, or is an older one.
  */
 #include "base/assert.h"
-#include "db/db.h"
+#include "db/recover_internal.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 /* Every store counts from 1 by ones. */
 #define RECOVER_COUNTER_MAX (UINT64_MAX / 8)
-
-/* What the first pass found. */
-struct recovery {
-    struct pleat_db *db;
-    struct version *version;   /* of the manifest as it was found; during the first pass */
-    uint64_t floor_sequence;   /* L */
-    uint64_t last_sequence;    /* where the log ends */
-    uint64_t durable_evidence; /* the highest sequence that anything valid calls durable */
-    uint64_t evidence_segment;
-    uint64_t end_segment;      /* where the end lies, and ... */
-    uint64_t end_offset;       /* ... at which byte */
-    struct wal_tail tail;      /* of the last segment followed */
-    const struct db_listing *listing;
-    uint64_t log_floor;
-    uint64_t log_synced;       /* live segments up to this one are whole, as far as a sync goes */
-    bool has_tail;
-    bool ended;
-    uint64_t records;
-    uint64_t segments;
-};
 
 static void recover_evidence(struct recovery *recovery, uint64_t segment, uint64_t durable) {
     if (durable > recovery->durable_evidence) {
@@ -82,27 +64,6 @@ static bool recover_is_chained(const struct recovery *recovery, const struct wal
            (header->predecessor.running_hash == recovery->tail.running_hash || MUTATION(recover_chain_hash));
 }
 
-/* Q6: every space that the record names is there. `offset`: of the record. */
-static int recover_check_spaces(const struct recovery *recovery, uint64_t segment, uint64_t offset,
-                                struct wal_view view, struct pleat_error *err) {
-    struct entry entry;
-    uint32_t space, last_space = 0;
-    bool known = false;
-    while (wal_view_entry(&view, &space, &entry) == 0) { /* it decodes: wal_reader_next saw to that */
-        if (known && space == last_space) {
-            continue;
-        }
-        if (version_slot(recovery->version, space) < 0) {
-            char name[WAL_NAME_BYTES];
-            wal_name(segment, name);
-            return error_corrupt(err, name, offset, "space of a log record in the manifest, its id", 0, space);
-        }
-        known = true;
-        last_space = space;
-    }
-    return 0;
-}
-
 /* The records of one segment. `follow`: it goes on where the log ends so far. */
 static int recover_scan_records(struct recovery *recovery, struct wal_reader *reader, uint64_t number, bool *follow,
                                 struct pleat_error *err) {
@@ -117,7 +78,7 @@ static int recover_scan_records(struct recovery *recovery, struct wal_reader *re
             *follow = false;
         }
         if (*follow && view.sequence > recovery->floor_sequence) {
-            rc = recover_check_spaces(recovery, number, offset, view, err);
+            rc = redo_record(recovery, number, offset, view, err);
             if (rc < 0) {
                 return rc;
             }
@@ -164,7 +125,8 @@ static int recover_header(struct recovery *recovery, const struct wal_header *he
     }
     if (predecessor->segment == 0) {
         recover_evidence(recovery, header->segment, predecessor->last_sequence);
-    } else if (predecessor->segment >= recovery->log_floor && !recover_has_segment(recovery, predecessor->segment)) {
+    } else if (predecessor->segment >= recovery->log_floor && !recover_has_segment(recovery, predecessor->segment) &&
+               (predecessor->last_sequence > recovery->history_sequence || MUTATION(recover_names))) {
         return recover_lost(predecessor->segment, "the file is missing; the live segment behind it", header->segment,
                             err);
     }
@@ -226,134 +188,6 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
         }
     }
     wal_reader_close(reader);
-    return rc;
-}
-
-/* ---- the second pass -------------------------------------------------------------------------------------------- */
-
-static int recover_slot_of(const void *context, uint32_t space) {
-    return version_slot(context, space);
-}
-
-/* Cursors that a record sets, into the set of the state. */
-static int recover_cursors(struct pleat_db *db, struct wal_view view, struct pleat_error *err) {
-    int rc = cursor_set_reserve(&db->cursors, view.cursor_count, err);
-    if (rc < 0) {
-        return rc;
-    }
-    struct wal_cursor cursor;
-    while ((rc = wal_view_cursor(&view, &cursor)) == 0) {
-        cursor_set_put(&db->cursors, &cursor);
-    }
-    return rc == PLEAT_END ? 0
-                           : error_set(err, PLEAT_ERR_CORRUPT, 0, "log record of sequence %" PRIu64 " does not decode",
-                                       view.sequence);
-}
-
-/* Writes a recovered generation to tables with an edit of its own. Before the first view: nobody reads yet. */
-static int recover_flush(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
-                         struct pleat_error *err) {
-    int rc = cursor_set_reserve(&generation->cursors, db->cursors.count, err);
-    if (rc < 0) {
-        return rc;
-    }
-    cursor_set_assign(&generation->cursors, &db->cursors);
-    generation->last_sequence = db_applied(db);
-    return work_flush_generation(db, generation, log_floor, err);
-}
-
-/* The generation to replay into, with room for `bytes`; a full one is flushed (or kept, read-only). */
-static int recover_room(struct pleat_db *db, struct generation **generations, unsigned *count, uint64_t segment,
-                        uint64_t sequence, uint64_t bytes, struct pleat_error *err) {
-    struct generation *current = *count > 0 ? generations[0] : NULL;
-    if (current != NULL && arena_used(current->arena) < db->options.memtable_bytes &&
-        arena_available(current->arena) >= bytes) {
-        return 0;
-    }
-    if (current != NULL && !db->read_only) {
-        /* Its commits up to here are one edit; the segments stay live until all of the log is in tables. */
-        struct registry_state state;
-        registry_state_read(db->registry, &state);
-        int rc = recover_flush(db, current, state.log_floor, err);
-        generation_unref(current);
-        *count = 0;
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    if (*count == DB_GENERATIONS_MAX) {
-        return error_set(err, PLEAT_ERR_NO_MEMORY, 0,
-                         "the log fills more than %d memtables of %" PRIu64 " bytes: open the store for writing first",
-                         DB_GENERATIONS_MAX, db->options.memtable_bytes);
-    }
-    struct generation *next;
-    int rc = generation_new(db, bytes, segment, sequence, &next, err);
-    if (rc < 0) {
-        return rc;
-    }
-    memmove(generations + 1, generations, *count * sizeof *generations); /* newest first */
-    generations[0] = next;
-    (*count)++;
-    return 0;
-}
-
-/* What a valid record says and the manifest does not bear out is damage of one of the two: the text names the log. */
-static int recover_apply(struct pleat_db *db, struct generation *generation, uint64_t segment,
-                         const struct version *version, struct wal_view view, struct pleat_error *err) {
-    struct pleat_error failure = {0};
-    int rc = generation_insert(generation, recover_slot_of, version, view, &failure);
-    rc = rc == 0 ? recover_cursors(db, view, &failure) : rc;
-    if (rc < 0) {
-        char name[WAL_NAME_BYTES];
-        wal_name(segment, name);
-        return error_set(err, rc, failure.os_errno, "%s: %.200s", name, failure.message);
-    }
-    return 0;
-}
-
-static int recover_replay_segment(struct recovery *recovery, uint64_t number, const struct version *version,
-                                  struct generation **generations, unsigned *count, struct pleat_error *err) {
-    struct pleat_db *db = recovery->db;
-    struct wal_reader *reader;
-    struct wal_view view;
-    int rc = wal_reader_open(db->vfs, db->dir, db->mem, registry_store(db->registry)->store_id, number, &reader, err);
-    if (rc != 0) {
-        return rc == PLEAT_END ? 0 : rc;
-    }
-    while ((rc = wal_reader_next(reader, recovery->floor_sequence, &view, err)) == 0) {
-        if (view.sequence <= recovery->floor_sequence) {
-            continue;
-        }
-        if (view.sequence > recovery->last_sequence) {
-            break;
-        }
-        rc = recover_room(db, generations, count, number, view.sequence, generation_bytes_max(view), err);
-        rc = rc == 0 ? recover_apply(db, generations[0], number, version, view, err) : rc;
-        if (rc < 0) {
-            break;
-        }
-        atomic_store_explicit(&db->applied, view.sequence, memory_order_relaxed); /* no other thread yet */
-    }
-    wal_reader_close(reader);
-    return rc < 0 ? rc : 0;
-}
-
-static int recover_replay(struct recovery *recovery, const struct db_listing *listing, uint64_t log_floor,
-                          struct generation **generations, unsigned *count, struct pleat_error *err) {
-    struct version *version = registry_current(recovery->db->registry);
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
-        if (listing->segments[i] >= log_floor &&
-            db_applied(recovery->db) < recovery->last_sequence) {
-            rc = recover_replay_segment(recovery, listing->segments[i], version, generations, count, err);
-        }
-    }
-    version_unref(version);
-    if (rc == 0 && db_applied(recovery->db) != recovery->last_sequence) {
-        rc = error_set(err, PLEAT_ERR_CORRUPT, 0,
-                       "the log was read twice and differs: sequence %" PRIu64 " first, %" PRIu64 " then",
-                       recovery->last_sequence, db_applied(recovery->db));
-    }
     return rc;
 }
 
@@ -435,19 +269,19 @@ static int recover_check_counters(const struct db_listing *listing, const struct
     return 0;
 }
 
-static int recover_write(struct recovery *recovery, const struct db_listing *listing, bool was_clean,
-                         const struct registry_state *state, struct generation **generations, unsigned *count,
-                         struct pleat_error *err) {
+/* The manifest of this life; and what the log holds behind it, handed over. */
+static int recover_write(struct recovery *recovery, bool was_clean, const struct registry_state *state,
+                         struct recovered *ret_recovered, struct pleat_error *err) {
     struct pleat_db *db = recovery->db;
-    uint64_t highest = 0;
+    const struct db_listing *listing = recovery->listing;
     for (size_t i = 0; i < listing->segment_count; i++) {
-        highest = listing->segments[i] > highest ? listing->segments[i] : highest;
+        recovery->highest = listing->segments[i] > recovery->highest ? listing->segments[i] : recovery->highest;
     }
     for (size_t i = 0; i < listing->table_count; i++) {
-        highest = listing->tables[i] > highest ? listing->tables[i] : highest;
+        recovery->highest = listing->tables[i] > recovery->highest ? listing->tables[i] : recovery->highest;
     }
     if (!MUTATION(recover_numbers)) {
-        registry_numbers_seen(db->registry, highest);
+        registry_numbers_seen(db->registry, recovery->highest);
     }
     struct edit edit;
     edit_init(&edit, db->mem);
@@ -459,51 +293,69 @@ static int recover_write(struct recovery *recovery, const struct db_listing *lis
         edit.history_sequence = recovery->last_sequence;
     }
     int rc = 0;
-    uint64_t log_floor = state->log_floor;
     bool replays = recovery->last_sequence > recovery->floor_sequence;
-    if (!replays && highest >= log_floor && !MUTATION(recover_dead_tail)) {
+    if (!replays && recovery->highest >= state->log_floor && !MUTATION(recover_dead_tail)) {
         /* Live segments with nothing to replay die here: behind a torn one, the log of this life would not be followed.
          */
-        log_floor = highest + 1;
         rc = cursor_set_reserve(&edit.cursors, db->cursors.count, err);
         if (rc == 0) {
             cursor_set_assign(&edit.cursors, &db->cursors);
             edit.has_position = true;
             edit.last_sequence = recovery->last_sequence;
-            edit.log_floor = log_floor;
+            edit.log_floor = recovery->highest + 1;
         }
     }
-    rc = rc == 0 ? registry_rewrite(db->registry, &edit, err) : rc;
+    rc = rc == 0 ? registry_rewrite(db->registry, &edit, err) : rc; /* it syncs the names of the old segments, too */
     edit_fini(&edit);
-    if (rc < 0) {
-        return rc;
-    }
-    if (replays) {
-        rc = recover_replay(recovery, listing, log_floor, generations, count, err);
-        if (rc < 0) {
-            return rc;
-        }
-        if (MUTATION(recover_relog)) {
-            return 0;
-        }
-        ASSERT(*count == 1);
-        log_floor = highest + 1;
+    if (rc == 0 && replays) {
         if (MUTATION(recover_sweep_last)) {
-            recover_sweep(db, listing, log_floor);
+            recover_sweep(db, listing, recovery->highest + 1);
         }
-        rc = recover_flush(db, generations[0], log_floor, err); /* all of the old log is dead with this edit */
-        generation_unref(generations[0]);
-        generations[0] = NULL;
-        *count = 0;
+        rc = redo_rest(recovery, err);
+        rc = rc == 0 ? redo_hand_over(recovery, ret_recovered, err) : rc;
     }
     if (rc == 0) {
-        recover_sweep(db, listing, log_floor);
+        struct registry_state now;
+        registry_state_read(db->registry, &now);
+        recover_sweep(db, listing, now.log_floor);
     }
     return rc;
 }
 
-int db_recover(struct pleat_db *db, const struct db_listing *listing, struct generation **ret_generations,
-               unsigned *ret_count, struct pleat_error *err) {
+/* Reads the live segments and judges where the log ends. Nothing on disk is changed. */
+static int recover_read(struct recovery *recovery, const struct registry_state *state, struct pleat_error *err) {
+    struct pleat_db *db = recovery->db;
+    const struct db_listing *listing = recovery->listing;
+    int rc = recover_check_counters(listing, state, err);
+    rc = rc == 0 && !MUTATION(recover_tables) ? recover_check_tables(db, listing, err) : rc;
+    rc = rc == 0 ? recover_check_synced(recovery, err) : rc;
+    rc = rc == 0 ? registry_cursors(db->registry, &db->cursors, err) : rc;
+    atomic_store_explicit(&db->applied, state->last_sequence, memory_order_relaxed); /* no other thread yet */
+    for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
+        if (listing->segments[i] >= state->log_floor) {
+            rc = recover_scan(recovery, listing->segments[i], err);
+        }
+    }
+    if (rc == 0 && recovery->durable_evidence > recovery->last_sequence && !MUTATION(recover_evidence)) { /* Q3 */
+        char name[WAL_NAME_BYTES];
+        wal_name(recovery->end_segment, name);
+        rc = error_corrupt(err, name, recovery->end_offset,
+                           "the log ends before what had been durable; last durable and last readable sequence",
+                           recovery->durable_evidence, recovery->last_sequence);
+    }
+    return rc == 0 ? redo_finish(recovery, err) : rc;
+}
+
+void recovered_release(struct recovered *recovered) {
+    for (unsigned i = 0; i < recovered->count; i++) {
+        generation_unref(recovered->generations[i]);
+        recovered->generations[i] = NULL;
+    }
+    recovered->count = 0;
+}
+
+int db_recover(struct pleat_db *db, const struct db_listing *listing, struct recovered *ret_recovered,
+               struct pleat_error *err) {
     struct registry_state state;
     registry_state_read(db->registry, &state);
     struct recovery recovery = {
@@ -514,61 +366,41 @@ int db_recover(struct pleat_db *db, const struct db_listing *listing, struct gen
         .listing = listing,
         .log_floor = state.log_floor,
         .log_synced = state.log_synced,
+        .history_sequence = state.history_sequence,
     };
-    int rc = recover_check_counters(listing, &state, err);
-    rc = rc == 0 && !MUTATION(recover_tables) ? recover_check_tables(db, listing, err) : rc;
-    rc = rc == 0 ? recover_check_synced(&recovery, err) : rc;
-    for (size_t i = 0; rc == 0 && i < listing->segment_count; i++) {
-        if (listing->segments[i] >= state.log_floor) {
-            rc = recover_scan(&recovery, listing->segments[i], err);
-        }
+    int rc = recover_read(&recovery, &state, err);
+    if (rc == 0 && db->read_only) {
+        memcpy(ret_recovered->generations, recovery.generations, sizeof recovery.generations);
+        ret_recovered->count = recovery.count;
+        recovery.count = 0;
+    } else if (rc == 0) {
+        /* Without a MANIFEST in the listing the store has just been made: nobody has seen anything of it yet. */
+        bool was_clean = !listing->has_manifest || (state.clean && recovery.last_sequence == state.last_sequence);
+        rc = recover_write(&recovery, was_clean, &state, ret_recovered, err);
     }
-    if (rc == 0 && recovery.durable_evidence > recovery.last_sequence && !MUTATION(recover_evidence)) { /* Q3 */
-        char name[WAL_NAME_BYTES];
-        wal_name(recovery.end_segment, name);
-        rc = error_corrupt(err, name, recovery.end_offset,
-                           "the log ends before what had been durable; last durable and last readable sequence",
-                           recovery.durable_evidence, recovery.last_sequence);
-    }
+    redo_abandon(&recovery);
     version_unref(recovery.version);
-    recovery.version = NULL;
-    rc = rc == 0 ? registry_cursors(db->registry, &db->cursors, err) : rc;
-    if (rc < 0) {
-        return rc;
-    }
-    atomic_store_explicit(&db->applied, state.last_sequence, memory_order_relaxed); /* no other thread yet */
-    /* Without a MANIFEST in the listing the store has just been made: nobody has seen anything of it yet. */
-    bool was_clean = !listing->has_manifest || (state.clean && recovery.last_sequence == state.last_sequence);
-    if (db->read_only) {
-        rc = recover_replay(&recovery, listing, state.log_floor, ret_generations, ret_count, err);
-    } else {
-        rc = recover_write(&recovery, listing, was_clean, &state, ret_generations, ret_count, err);
-    }
     rc = rc == 0 ? cursor_set_reserve(&db->durable_cursors, db->cursors.count, err) : rc;
     rc = rc == 0 ? cursor_set_reserve(&db->sync_cursors, db->cursors.count, err) : rc;
+    /* Only what the manifest says by now is known to be durable (F11). */
+    rc = rc == 0 ? registry_cursors(db->registry, &db->durable_cursors, err) : rc;
     if (rc < 0) {
-        for (unsigned i = 0; i < *ret_count; i++) {
-            generation_unref(ret_generations[i]);
-            ret_generations[i] = NULL;
-        }
-        *ret_count = 0;
+        recovered_release(ret_recovered);
         return rc;
     }
-    /* Writable: everything is in tables now. Read-only: only what the manifest says is known to be durable. */
-    uint64_t durable = db->read_only ? state.last_sequence : recovery.last_sequence;
-    if (!db->read_only) {
-        cursor_set_assign(&db->durable_cursors, &db->cursors);
-    } else {
-        rc = registry_cursors(db->registry, &db->durable_cursors, err);
-    }
     registry_state_read(db->registry, &state);
-    atomic_store_explicit(&db->durable, durable, memory_order_relaxed);       /* no other thread yet */
-    atomic_store_explicit(&db->history, state.history, memory_order_relaxed); /* no other thread yet */
+    if (MUTATION(recover_relog)) {
+        state.last_sequence = recovery.last_sequence;
+        cursor_set_assign(&db->durable_cursors, &db->cursors);
+    }
+    atomic_store_explicit(&db->durable, state.last_sequence, memory_order_relaxed); /* no other thread yet */
+    atomic_store_explicit(&db->history, state.history, memory_order_relaxed);       /* no other thread yet */
+    db->recovered_sequence = db->read_only || MUTATION(recover_relog) ? 0 : recovery.last_sequence;
     db->recovered_segments = recovery.segments;
     db->recovered_records = recovery.records;
     if (recovery.records > 0) {
         db_log(db, PLEAT_LOG_INFO, "recovered %" PRIu64 " commits from %" PRIu64 " log segments", recovery.records,
                recovery.segments);
     }
-    return rc;
+    return 0;
 }

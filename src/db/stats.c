@@ -80,7 +80,7 @@ int pleat_stats_read(struct pleat_db *db, struct pleat_stats *ret_stats, struct 
     stats.delayed_ns_total = stats_load(&db->counters.delayed_ns);
     mutex_lock(&db->sync_mu);
     for (const struct segment *segment = db->segments; segment != NULL; segment = segment->next) {
-        stats.log_bytes += wal_writer_used(segment->writer);
+        stats.log_bytes += segment->writer != NULL ? wal_writer_used(segment->writer) : 0;
     }
     mutex_unlock(&db->sync_mu);
     stats.commits = stats_load(&db->counters.commits);

@@ -9,6 +9,8 @@
  *   Y2  A segment is not closed while a thread is inside it without the lock (`users`).
  *   Y3  A failed sync is never repeated: the store is poisoned (contract F7). That holds for the directory, whoever
  *       syncs it, too: the names that it was to make durable are not those of the caller alone.
+ *   Y4  No sync is led, and none believed, while records are only in segments of an earlier life, which may look whole
+ *       in the page cache alone (F11): their flush comes first.
  *
  * A light thread of its own (not a worker, which may be deep in a compaction) syncs at intervals and makes the pages
  * ahead ready, of the log and of the memtables, so that commits do not fault.
@@ -79,6 +81,7 @@ void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_se
     mutex_lock(&db->sync_mu);
     bool advanced = sync_advance(db, sequence, cursors);
     condition_broadcast(&db->sync_done);
+    condition_signal(&db->log_wake); /* a sync that was due may have waited for this (Y4) */
     mutex_unlock(&db->sync_mu);
     sync_unlink_dead(db, log_floor);
     if (advanced) {
@@ -136,6 +139,7 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     struct segment *taken[SYNC_SEGMENTS_MAX];
     size_t count = 0;
     bool names = false, is_recorded = true;
+    ASSERT(db_durable(db) >= db->recovered_sequence || MUTATION(sync_recovered)); /* Y4 */
     db->syncing = true;
     mutex_lock(&db->cursors_mu);
     uint64_t sequence = db_applied(db);
@@ -143,7 +147,7 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     mutex_unlock(&db->cursors_mu);
     /* The segment that holds `sequence` is on the list: it was put there before its first commit. */
     for (struct segment *segment = db->segments; segment != NULL; segment = segment->next) {
-        if (!segment->synced) {
+        if (!segment->synced && segment->writer != NULL) { /* those of earlier lives: see sync_recovered */
             ASSERT(count < SYNC_SEGMENTS_MAX); /* two live generations (D3): leaving one out would break Y1 */
             segment->users++;
             names = names || !segment->name_synced;
@@ -183,6 +187,11 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     return rc;
 }
 
+/* Whether all that recovery left in memory is in tables (Y4). */
+static bool sync_has_recovered(struct pleat_db *db) {
+    return db_durable(db) >= db->recovered_sequence || MUTATION(sync_recovered);
+}
+
 int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err) {
     int rc = 0;
     mutex_lock(&db->sync_mu);
@@ -193,6 +202,15 @@ int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err) {
         }
         if (db->syncing) {
             condition_wait(&db->sync_done, &db->sync_mu);
+            continue;
+        }
+        if (!sync_has_recovered(db)) {
+            mutex_unlock(&db->sync_mu);
+            rc = work_until(db, sync_has_recovered, err);
+            mutex_lock(&db->sync_mu);
+            if (rc < 0) {
+                break;
+            }
             continue;
         }
         rc = sync_lead(db, err);
@@ -255,6 +273,9 @@ static bool sync_is_due(struct pleat_db *db, uint64_t now) {
     if (db_durable(db) >= db_applied(db) || db_health(db, NULL) < 0) {
         db->log_sync_asked = false;
         return false;
+    }
+    if (!sync_has_recovered(db)) {
+        return false; /* due when the flush is done */
     }
     if (db->log_sync_asked) {
         return true;

@@ -119,7 +119,10 @@ void view_on_version(void *context, struct version *version) {
     view->next_swept = NULL;
     struct view *old = atomic_load_explicit(&db->view, memory_order_relaxed); /* own stores: view_mu is held */
     for (unsigned i = 0; i < old->count; i++) {
-        if (old->generations[i]->segment >= version->log_floor) {
+        const struct generation *generation = old->generations[i];
+        bool is_in_tables = generation->segment < version->log_floor ||
+                            (i > 0 && generation->last_sequence <= version->last_sequence); /* frozen: see Q11 */
+        if (!is_in_tables) {
             view_add(view, old->generations[i]);
         }
     }
@@ -207,7 +210,7 @@ unsigned view_frozen(struct pleat_db *db, struct generation **ret_oldest) {
     mutex_lock(&db->view_mu);
     struct view *view = atomic_load_explicit(&db->view, memory_order_relaxed); /* own stores: view_mu is held */
     unsigned frozen = view->count > 0 ? view->count - 1 : 0;
-    *ret_oldest = frozen > 0 ? view->generations[view->count - 1] : NULL;
+    *ret_oldest = frozen > 0 ? view->generations[MUTATION(flush_order) ? 1 : view->count - 1] : NULL;
     mutex_unlock(&db->view_mu);
     return frozen;
 }

@@ -131,11 +131,11 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     generation_ref(generation); /* it stays in the current view until this flush has removed it */
     struct pleat_error failure = {0};
     if (MUTATION(flush_reported_last)) {
-        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->segment + 1);
+        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->log_floor);
     }
-    rc = work_flush_generation(db, generation, generation->segment + 1, &failure);
+    rc = work_flush_generation(db, generation, generation->log_floor, &failure);
     if (rc == 0) {
-        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->segment + 1);
+        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->log_floor);
         struct version *version = registry_current(db->registry);
         flow_update(db, version);
         version_unref(version);
@@ -326,6 +326,17 @@ int work_run(void *context, unsigned worker) {
     return rc < 0 ? PLEAT_END : rc; /* a failed job is tried again at the next wake or poll, not at once */
 }
 
+/* Step mode: whether another thread runs a job; then after waiting for it, but not for ever. */
+static bool work_wait_other(struct pleat_db *db) {
+    mutex_lock(&db->work_mu);
+    bool is_busy = db->flushing || db->compacting > 0;
+    if (is_busy) {
+        (void)condition_wait_for(&db->work_done, &db->work_mu, 5000000);
+    }
+    mutex_unlock(&db->work_mu);
+    return is_busy;
+}
+
 int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pleat_error *err) {
     mutex_lock(&db->work_mu);
     uint64_t failures = db->background_failures; /* an earlier one's cause may be gone */
@@ -343,10 +354,11 @@ int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pl
             if (rc == PLEAT_END) {
                 rc = work_compact(db, err);
             }
-            if (rc != 0) {
-                return rc == PLEAT_END && !done(db)
-                           ? error_set(err, PLEAT_ERR_BUSY, 0, "no job is left to run, and the wait has not ended")
-                           : rc;
+            if (rc == PLEAT_END && !done(db) && !work_wait_other(db)) {
+                rc = error_set(err, PLEAT_ERR_BUSY, 0, "no job is left to run, and the wait has not ended");
+            }
+            if (rc < 0) {
+                return rc;
             }
             continue;
         }
