@@ -80,6 +80,15 @@ int wal_window_hold(struct wal_window *window, uint64_t offset, uint64_t n, cons
     return 0;
 }
 
+/* Whether 64 bytes are zero: nearly all of what lies behind the end of a log is. */
+static bool wal_scan_is_blank(const uint8_t *p) {
+    uint64_t any = 0;
+    for (size_t i = 0; i < 64; i += 8) {
+        any |= load_u64(p + i);
+    }
+    return any == 0;
+}
+
 /* Steps over multiples of 8 in [p, p + n) to the first that is a record header of a sequence above the given one, or
  * to the last place where a header would still fit into n. Returns the bytes stepped over. `rest` counts from p. */
 static size_t wal_scan_step(const uint8_t *p, size_t n, uint64_t rest, uint64_t key, uint64_t above_sequence,
@@ -87,6 +96,9 @@ static size_t wal_scan_step(const uint8_t *p, size_t n, uint64_t rest, uint64_t 
     size_t at = 0;
     *ret_found = false;
     while (at + WAL_RECORD_HEADER_BYTES <= n) {
+        while (at + 64 + WAL_RECORD_HEADER_BYTES <= n && wal_scan_is_blank(p + at)) {
+            at += 64;
+        }
         if (load_u64(p + at) != 0) {
             scan->any_byte = true;
             if (wal_format_record_decode(p + at, rest - at, key, ret_record) && ret_record->sequence > above_sequence) {
