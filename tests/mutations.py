@@ -37,9 +37,9 @@ ARGUMENTS = {
 }
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_wal_damage", "test_wal", "test_wal_crash", "test_version", "test_version_disk",
-            "test_table", "test_table_damage", "test_recovery", "test_store_open", "test_store_cursor",
-            "test_compaction", "test_platform", "test_store", "crash_store", "fault_store", "model_store",
-            "stress/position_stress"]
+            "test_table", "test_table_damage", "test_recovery", "test_store_disk", "test_store_open",
+            "test_store_cursor", "test_compaction", "test_platform", "test_store", "crash_store", "fault_store",
+            "model_store", "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
 CATCHERS = {
     "posix": "test_syscalls test_platform",
@@ -50,6 +50,7 @@ CATCHERS = {
     "wal_append_failed": "test_wal",
     "recover": "test_recovery crash_store",
     "sync": "test_recovery crash_store",
+    "sync_record": "test_store_disk",
     "commit": "test_recovery fault_store",
     "commit_cursors": "stress/position_stress",
     "commit_visible": "stress/position_stress",

@@ -2,7 +2,9 @@
  * test_store_disk.c - the whole store on a simulated disk: scenes that random runs have found, each made from scratch.
  */
 #include "db/db.h"
+#include "platform/thread.h"
 #include "support/simfs.h"
+#include "version/registry_internal.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -13,9 +15,11 @@ static struct pleat_db *db;
 static struct pleat_batch *batch;
 static struct pleat_error err;
 static uint64_t memtable_bytes;
+static struct vfs watched; /* the disk's, with what a scene puts in front of it */
 
 static void begin(void) {
     fs = simfs_new(7);
+    watched = *simfs_vfs(fs);
     memtable_bytes = 2048;
 }
 
@@ -28,12 +32,16 @@ static void end(void) {
 TestSuite(store_disk, .init = begin, .fini = end);
 
 /* Step mode and a log that is written, so that its calls can fail one by one. */
-static void open_store(void) {
+static int try_open(const struct vfs *vfs) {
     struct pleat_options *options =
         PLEAT_OPTIONS(.background = PLEAT_BACKGROUND_STEPS, .memtable_bytes = memtable_bytes,
                       .durability = PLEAT_SYNC_NONE, .log_by_write = true);
-    int rc = db_open_with("store", options, simfs_vfs(fs), &mem_system, &db, &err);
-    cr_assert_eq(rc, 0, "open: %s", err.message);
+    db = NULL;
+    return db_open_with("store", options, vfs, &mem_system, &db, &err);
+}
+
+static void open_store(void) {
+    cr_assert_eq(try_open(simfs_vfs(fs)), 0, "open: %s", err.message);
     cr_assert_eq(pleat_batch_new(db, &batch, &err), 0);
 }
 
@@ -166,4 +174,166 @@ Test(store_disk, a_compaction_whose_sync_of_the_directory_fails_leaves_no_durabl
         cr_assert_eq(pleat_flush(db, &err), 0);
     }
     expect_read_only_by_directory(compact_job);
+}
+
+/* ---- a replaced manifest whose sync of the directory fails ------------------------------------------------------ */
+
+/* The sync of the directory that follows the next replacement of the manifest fails. Before it, and between the failure
+ * and its answer, other threads do what they can. */
+static struct scene {
+    bool armed, failing;
+    void *(*before)(void *context);
+    void *(*behind)(void *context);
+    struct thread thread; /* of `behind` */
+    _Atomic int syncs;    /* of the directory that `behind` has done, or -1: it is at its end; no partner */
+    int rc;               /* what `behind` came to */
+} scene;
+
+static int scene_rename(struct vfs_dir *dir, const char *from, const char *to, struct pleat_error *ret_err) {
+    int rc = simfs_vfs(fs)->dir_rename(dir, from, to, ret_err);
+    if (rc == 0 && scene.armed && strcmp(to, MANIFEST_NAME) == 0) {
+        scene.armed = false;
+        if (scene.before != NULL) {
+            struct thread thread;
+            cr_assert_eq(thread_start(&thread, "before", scene.before, NULL), 0);
+            thread_join(&thread);
+        }
+        scene.failing = true;
+        simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_DIR_SYNC, .at = 1, .os_errno = EIO});
+    }
+    return rc;
+}
+
+static int scene_dir_sync(struct vfs_dir *dir, struct pleat_error *ret_err) {
+    bool failing = scene.failing;
+    scene.failing = false;
+    int rc = simfs_vfs(fs)->dir_sync(dir, ret_err);
+    if (!failing) {
+        atomic_fetch_add(&scene.syncs, 1);
+        return rc;
+    }
+    cr_assert_lt(rc, 0, "the sync did not meet the fault");
+    atomic_store(&scene.syncs, 0);
+    if (scene.behind != NULL) {
+        cr_assert_eq(thread_start(&scene.thread, "behind", scene.behind, NULL), 0);
+        while (atomic_load(&scene.syncs) == 0) {
+            thread_yield();
+        }
+    }
+    return rc;
+}
+
+/* The image of a power failure in each model holds `sequence` commits, neither more nor less. */
+static void expect_in_every_model(uint64_t sequence) {
+    for (unsigned model = 0; model < SIMFS_MODELS; model++) {
+        struct simfs *before = fs;
+        fs = simfs_crash(fs, (enum simfs_model)model, 5);
+        open_store();
+        cr_assert_eq(position(PLEAT_APPLIED), sequence, "%s: %d of %d", simfs_model_name((enum simfs_model)model),
+                     (int)position(PLEAT_APPLIED), (int)sequence);
+        pleat_batch_free(batch);
+        cr_assert_eq(pleat_close(db, &err), 0, "%s", err.message);
+        batch = NULL;
+        db = NULL;
+        simfs_free(fs);
+        fs = before;
+    }
+}
+
+static void scene_open(void) {
+    watched.dir_rename = scene_rename;
+    watched.dir_sync = scene_dir_sync;
+    cr_assert_eq(try_open(&watched), 0, "open: %s", err.message);
+    cr_assert_eq(pleat_batch_new(db, &batch, &err), 0);
+}
+
+/* Starts a segment, whose name is then lost with the manifest's. */
+static void *rotate_before(void *context) {
+    uint64_t segment = db->active_segment->number;
+    for (uint64_t n = 100; db->active_segment->number == segment; n++) {
+        cr_assert_eq(commit(n), 0, "%s", err.message);
+    }
+    return context;
+}
+
+static void *sync_behind(void *context) {
+    struct pleat_error own = {0};
+    scene.rc = pleat_sync(db, &own);
+    atomic_store(&scene.syncs, -1);
+    return context;
+}
+
+/* Between the failure and its answer nobody knows of it. But whoever has the directory synced goes to the manifest
+ * before anything counts by it, and the manifest is held until it is poisoned. */
+Test(store_disk, a_sync_beside_a_manifest_whose_sync_of_the_directory_fails_is_not_believed) {
+    scene_open();
+    for (uint64_t i = 0; i < 2; i++) {
+        cr_assert_eq(commit(1), 0);
+        cr_assert_eq(pleat_flush(db, &err), 0);
+    }
+    uint64_t durable = position(PLEAT_DURABLE);
+    cr_assert_eq(durable, 2);
+    db->registry->rewrite_bytes = 0; /* the next edit replaces the manifest */
+    scene = (struct scene){.armed = true, .before = rotate_before, .behind = sync_behind};
+    cr_assert_eq(pleat_compact(pleat_default_space(db), NULL, NULL, &err), PLEAT_ERR_IO, "the fault was not met");
+    thread_join(&scene.thread);
+    cr_assert_eq(atomic_load(&scene.syncs), -1);
+    cr_expect_eq(scene.rc, PLEAT_ERR_IO, "a sync of the directory behind one that had failed was believed");
+    cr_expect_eq(position(PLEAT_DURABLE), durable);
+    durable = position(PLEAT_DURABLE);
+    cr_assert_eq(pleat_health(db, &err), PLEAT_ERR_IO);
+    cr_assert_eq(commit(1), PLEAT_ERR_IO);
+    crash(SIMFS_MIN, 3);
+    cr_assert(position(PLEAT_APPLIED) >= durable, "a durable commit is lost: %d of %d", (int)position(PLEAT_APPLIED),
+              (int)durable);
+}
+
+/* A number that is handed out, a position that moves: each edit may be the one that replaces the manifest. */
+Test(store_disk, a_manifest_whose_sync_of_the_directory_fails_makes_the_store_read_only) {
+    scene_open();
+    cr_assert_eq(commit(1), 0);
+    cr_assert_eq(pleat_sync(db, &err), 0);
+    db->registry->rewrite_bytes = 0;
+    scene = (struct scene){.armed = true};
+    cr_assert_eq(pleat_flush(db, &err), PLEAT_ERR_IO, "the fault was not met");
+    cr_assert_eq(pleat_health(db, &err), PLEAT_ERR_IO);
+    uint64_t syncs = (uint64_t)atomic_load(&scene.syncs);
+    cr_assert_eq(commit(2), PLEAT_ERR_IO);
+    cr_assert_eq(pleat_sync(db, &err), PLEAT_ERR_IO);
+    cr_assert_eq(pleat_flush(db, &err), PLEAT_ERR_IO);
+    cr_assert_eq((uint64_t)atomic_load(&scene.syncs), syncs, "the directory was synced again behind a failure");
+    expect_in_every_model(1);
+}
+
+Test(store_disk, a_close_whose_sync_of_the_directory_fails_says_so_and_loses_nothing) {
+    scene_open();
+    cr_assert_eq(commit(1), 0);
+    cr_assert_eq(pleat_sync(db, &err), 0);
+    cr_assert_eq(commit(2), 0);
+    pleat_batch_free(batch);
+    batch = NULL;
+    scene = (struct scene){.armed = true};
+    cr_assert_eq(pleat_close(db, &err), PLEAT_ERR_IO, "the fault was not met");
+    db = NULL;
+    expect_in_every_model(2);
+}
+
+Test(store_disk, an_open_whose_sync_of_the_directory_fails_says_so_and_loses_nothing) {
+    scene_open();
+    cr_assert_eq(commit(1), 0);
+    cr_assert_eq(commit(2), 0);
+    cr_assert_eq(pleat_sync(db, &err), 0);
+    struct simfs *killed = simfs_crash(fs, SIMFS_KILL, 1);
+    pleat_batch_free(batch);
+    cr_assert_eq(pleat_close(db, &err), 0);
+    batch = NULL;
+    simfs_free(fs);
+    fs = killed;
+    watched = *simfs_vfs(fs);
+    watched.dir_rename = scene_rename;
+    watched.dir_sync = scene_dir_sync;
+    scene = (struct scene){.armed = true};
+    cr_assert_eq(try_open(&watched), PLEAT_ERR_IO, "the fault was not met");
+    cr_assert_null(db);
+    expect_in_every_model(2);
 }

@@ -66,6 +66,7 @@
     X(sync_capture, "F3 D4", "taking the sequence before the sync: what came during it counts as well") \
     X(sync_sealed, "F3 Y1", "comparing a sealed segment's end with what the sync covers") \
     X(sync_recovered, "F11 Y4", "waiting for the flush of recovered records before a sync counts") \
+    X(sync_record, "F7 Y3", "asking the manifest, behind the first sync of a segment, what it knows") \
     X(sync_poison, "F7 Y3", "the sticky error after a failed sync") \
     X(commit_poison, "F7 D5", "the sticky error after a failed append") \
     X(commit_cursors_first, "F2 D6", "the mutex over both: the sequence is published behind it, its cursors before") \
