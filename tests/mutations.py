@@ -2,9 +2,10 @@
 """mutations.py BUILD_DIR [--jobs N] [--only NAME]... [--repeat N] [--markdown FILE]: the tests are tested.
 
 BUILD_DIR was made with -Dmutations=true. src/base/mutation.h lists deliberate defects: each is one step that a promise
-rests on, left out. For each of them the test programs run, likeliest first, a few seconds each, until one fails: that
-one has caught the defect. A defect that every program passes is one that nothing would notice: exit status 1. First the
-same programs run without a defect: all must pass, or their failures would mean nothing.
+rests on, left out. For each of them the test that the table of docs/mutations.md names runs, and when that passes the
+test programs, likeliest first, a few seconds each, until one fails: that one has caught the defect. A defect that
+every program passes is one that nothing would notice: exit status 1. In the end the programs that have caught one run
+without a defect: all must pass, or their failures would mean nothing.
 
   --jobs      defects at once (default: 2)
   --only      only the defects whose name begins so; may be given several times
@@ -92,14 +93,25 @@ def mutations_read():
     return [Mutation(*row) for row in rows]
 
 
-def run(build, program, mutation, scratch):
-    """(exit status, seconds, output); status None: it did not end in time."""
+def caught_before():
+    """What the page's table says: mutation -> (program, test of it, or None where it was found at random)."""
+    with open(os.path.join(ROOT, "docs", "mutations.md"), encoding="utf-8") as file:
+        rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| `([\w/]+)`: ([^|]*) \|", file.read(), re.M)
+    return {name: (program, None if test == "at random" else test.replace(" ", "_")) for name, program, test in rows}
+
+
+def run(build, program, mutation, scratch, test=None):
+    """(exit status, seconds, output); status None: it did not end in time. A Criterion program ends with the first test
+    that fails; test: only that one of it, by name."""
     environment = {key: value for key, value in os.environ.items() if key != "PLEAT_TEST_SEED"}
     environment["TMPDIR"] = scratch
     environment["PLEAT_MUTATION"] = mutation
+    arguments = ARGUMENTS.get(program, [])
+    if program.startswith("test_"):
+        arguments = ["--fail-fast"] + (["--filter", "*/" + test] if test is not None else [])
     begin = time.monotonic()
     try:
-        done = subprocess.run([os.path.join(build, "tests", program)] + ARGUMENTS.get(program, []), env=environment,
+        done = subprocess.run([os.path.join(build, "tests", program)] + arguments, env=environment,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=PROGRAM_SECONDS_MAX, check=False)
     except subprocess.TimeoutExpired:
@@ -117,10 +129,13 @@ def how(output):
     return lines[-1][:200] if lines else "no output"
 
 
-def convict(build, mutation, known, repeat, scratch):
+def convict(build, mutation, known, before, repeat, scratch):
     begin = time.monotonic()
-    for program in mutation.programs(known):
-        status, _, output = run(build, program, mutation.name, scratch)
+    asked = [(program, None) for program in mutation.programs(known)]
+    if mutation.name in before and before[mutation.name][0] in known:
+        asked.insert(0, before[mutation.name])
+    for program, test in asked:
+        status, _, output = run(build, program, mutation.name, scratch, test)
         if status is None:
             mutation.notes.append("%s did not end in %d s" % (program, PROGRAM_SECONDS_MAX))
         elif status == 99:
@@ -128,13 +143,13 @@ def convict(build, mutation, known, repeat, scratch):
         elif status != 0:
             mutation.caught_by, mutation.how = program, how(output)
             mutation.seconds = time.monotonic() - begin
-            again = [run(build, program, mutation.name, scratch)[0] for _ in range(repeat - 1)]
+            again = [run(build, program, mutation.name, scratch, test)[0] for _ in range(repeat - 1)]
             missed = sum(status in (0, None) for status in again)
             if missed:
                 mutation.notes.append("%s missed it %d times in %d" % (program, missed, repeat))
             return mutation
-        elif repeat > 1:
-            mutation.notes.append("%s passed" % program)
+        elif repeat > 1 or test is not None:
+            mutation.notes.append("%s passed" % (test or program))
     mutation.seconds = time.monotonic() - begin
     return mutation
 
@@ -190,17 +205,22 @@ def main():
         if run(arguments.build, "crash_store", "no_such_mutation", scratch)[0] != 99:
             print("%s is not a build with -Dmutations=true" % arguments.build)
             return 1
-        if not mutations or not sound(arguments.build, known, arguments.jobs, scratch):
+        if not mutations:
             return 1
+        before = caught_before()
         print("%-24s %-22s %6s" % ("mutation", "caught by", "after"))
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            runs = [pool.submit(convict, arguments.build, mutation, known, arguments.repeat, scratch)
+            runs = [pool.submit(convict, arguments.build, mutation, known, before, arguments.repeat,
+                                scratch)
                     for mutation in mutations]
             for mutation, future in zip(mutations, runs):
                 future.result()
                 print("%-24s %-22s %5.1fs  %s" % (
                     mutation.name, mutation.caught_by or "SURVIVES", mutation.seconds,
                     "; ".join([mutation.how[:90]] + mutation.notes)), flush=True)
+        catchers = [name for name in known if any(mutation.caught_by == name for mutation in mutations)]
+        if not sound(arguments.build, catchers, arguments.jobs, scratch):
+            return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     survivors = [mutation.name for mutation in mutations if mutation.caught_by is None]
