@@ -30,6 +30,11 @@ enum power_class {
 };
 
 const char *power_class_name(enum power_class class);
+/* Whether a campaign of so many images of lives, and whole histories, that has none of this class is no accident (less
+ * than one in a million). */
+bool power_class_is_due(enum power_class class, uint64_t images, uint64_t histories);
+/* Of each class: how many of the images, how many of 1,000, and the longest run of images of lives without it. */
+void power_class_print(const uint64_t counts[CLASSES], const uint64_t gaps[CLASSES], uint64_t images);
 /* Counts the classes of an image that was just made of `disk` (before it is opened). */
 void power_class_of_image(struct simfs *disk, struct simfs *image, uint64_t counts[CLASSES]);
 /* Counts the classes of what it was found to be. */
