@@ -2,11 +2,12 @@
  * table.c - fuzzes a whole table file: open, meta, get, scans both ways, verification, dump.
  *
  *     byte 0   bit 0: build the file around parts, else the file as it is   bit 1: repair its checksums
- *              bit 2: counts of footer and properties as the blocks have them
+ *              bit 2: counts of footer and properties as the blocks have them   bit 3: each allocation fails once
  *     parts    u8 blocks - 1, then u16 length and bytes for each of: block images, separators (u8 length and bytes
  *              each), filter image (empty: none), properties image
  *
- * What opens is read in every way. Where table_verify finds nothing wrong, all ways must agree.
+ * What opens is read in every way. Where table_verify finds nothing wrong, all ways must agree. Whatever is wrong, with
+ * the file or with the memory, nothing is left allocated.
  */
 #include "base/epoch.h"
 #include "base/hash.h"
@@ -15,6 +16,7 @@
 #include "cache/cache.h"
 #include "fuzz/fuzz.h"
 #include "fuzz/repair.h"
+#include "support/failmem.h"
 #include "sstable/block.h"
 #include "sstable/table_index.h"
 
@@ -22,6 +24,7 @@
 
 #define NUMBER 9
 #define BLOCKS_MAX 16
+#define FAILURES_MAX 100
 
 static const uint8_t store_id[TABLE_STORE_ID_BYTES] = "store of fuzzing";
 
@@ -229,6 +232,55 @@ static void check_file(const struct table_store *store, struct pleat_slice key) 
     table_meta_fini(store->mem, &meta);
 }
 
+/* ---- short of memory -------------------------------------------------------------------------------------------- */
+
+static void read_some(struct table *table, struct cache *cache, struct pleat_slice key) {
+    struct source_bounds all = {.fill_cache = true};
+    struct source *source = NULL;
+    struct epoch_slot *slot = NULL;
+    struct cache_frame *frame = NULL;
+    struct entry entry;
+    if (epoch_enter(cache_epoch(cache), &slot) == 0) {
+        (void)table_get(table, key.data, key.bytes, hash_key(key.data, key.bytes), CACHE_GET, &entry, &frame, NULL);
+        epoch_leave(slot);
+    }
+    for (int way = 0; way < 2 && table_source_new(table, &all, &source, NULL) == 0; way++) {
+        for (int i = 0; i < 40 && step(source, way == 0, i > 0) == 0; i++) {
+        }
+        source_free(source);
+    }
+}
+
+/* Each allocation of a whole reading fails once: what had been begun is let go of. */
+static void check_short_of_memory(const struct table_store *given, struct pleat_slice key) {
+    struct failmem fail;
+    uint64_t n = 0;
+    do {
+        struct table_store store = *given;
+        struct table_meta meta;
+        struct table_check check = {0};
+        struct table *table = NULL;
+        uint64_t sum = 0;
+        failmem_init(&fail);
+        fail.fail_at = ++n;
+        store.mem = &fail.mem;
+        store.cache = NULL;
+        if (cache_new(&fail.mem, 64 << 10, &store.cache, NULL) == 0) {
+            (void)table_dump(&store, NUMBER, dump_part, &sum, NULL);
+            if (table_meta_read(&store, NUMBER, &meta, NULL) == 0) {
+                (void)table_verify(&store, &meta, NULL, &check, NULL);
+                if (table_open(&store, &meta, &table, NULL) == 0) {
+                    read_some(table, store.cache, key);
+                    table_close(table);
+                }
+                table_meta_fini(store.mem, &meta);
+            }
+            cache_free(store.cache);
+        }
+        FUZZ_CHECK_TEXT(fail.live == 0, "%d blocks are left behind failure %d", (int)fail.live, (int)n);
+    } while (fail.calls >= n && n < FAILURES_MAX);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct fuzz_input input = {data, data + size};
     uint8_t mode = fuzz_u8(&input);
@@ -259,6 +311,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memcpy(store.store_id, store_id, sizeof store.store_id);
     check_file(&store, key);
     cache_free(cache);
+    if ((mode & 8) != 0) {
+        check_short_of_memory(&store, key);
+    }
     FUZZ_CHECK(disk.open_handles == 0);
     fuzz_mem_fini(&memory);
     free(file);
