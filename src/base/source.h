@@ -31,7 +31,8 @@ struct source_ops {
     int (*seek_before)(struct source *source, const uint8_t *key, size_t key_bytes); /* last entry with key < this */
     int (*next)(struct source *source);
     int (*prev)(struct source *source);
-    /* Stage one of a seek, optional (may be NULL): find where the key would be and prefetch, without waiting. */
+    /* Stage one of a seek, or of first when key is NULL; optional (may be NULL): find where it will stand and prefetch,
+     * without waiting. */
     void (*prepare)(struct source *source, const uint8_t *key, size_t key_bytes);
     void (*free)(struct source *source);
 };

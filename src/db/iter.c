@@ -23,6 +23,7 @@ struct pleat_iter {
     uint8_t *bytes;  /* owned copies of lower, upper and prefix */
     bool on_entry;
     bool empty;      /* bounds that exclude everything */
+    bool is_merge; /* of more than one source */
     int last_move;   /* of PLEAT_END: > 0 off the end, < 0 off the beginning */
 };
 
@@ -97,63 +98,83 @@ static int iter_set_bounds(struct pleat_iter *iter, const struct pleat_iter_opti
     return 0;
 }
 
-/* Whether the table can hold keys inside the bounds, by its range and, for a grouped prefix, by its filter. */
-static int iter_table_wanted(struct table_ref *ref, const struct table_grouping *grouping,
-                             const struct source_bounds *bounds, struct table **ret_table, struct pleat_error *err) {
-    const struct table_meta *meta = &ref->meta;
-    if ((bounds->lower != NULL &&
-         key_compare(meta->largest, meta->largest_bytes, bounds->lower, bounds->lower_bytes) < 0) ||
-        (bounds->upper != NULL &&
-         key_compare(meta->smallest, meta->smallest_bytes, bounds->upper, bounds->upper_bytes) >= 0)) {
-        return PLEAT_ABSENT;
-    }
-    int rc = table_ref_open(ref, ret_table, err);
-    if (rc < 0 || bounds->prefix == NULL) {
-        return rc;
-    }
-    size_t group = table_group_bytes(grouping, bounds->prefix, bounds->prefix_bytes);
-    return group == 0 || table_may_contain(*ret_table, table_group_hash(bounds->prefix, group)) ? 0 : PLEAT_ABSENT;
+/* Tables that may hold keys inside the bounds by their range alone: one, or neighbours of a level that want a
+ * concatenation. */
+struct iter_run {
+    struct table_ref *const *tables;
+    size_t count;
+};
+
+static bool iter_table_overlaps(const struct table_meta *meta, const struct source_bounds *bounds) {
+    return (bounds->lower == NULL ||
+            key_compare(meta->largest, meta->largest_bytes, bounds->lower, bounds->lower_bytes) >= 0) &&
+           (bounds->upper == NULL ||
+            key_compare(meta->smallest, meta->smallest_bytes, bounds->upper, bounds->upper_bytes) < 0);
 }
 
-/* The sources of a tree, newest first. `sources` has room for all. */
-static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struct source **sources, size_t *count,
-                         struct pleat_error *err) {
+/* The runs of a tree inside the bounds, newest first. `runs` has room for a table of level 0 each, and a level each. */
+static size_t iter_find_runs(const struct source_bounds *bounds, const struct tree *tree, struct iter_run *runs) {
+    size_t count = 0;
     const struct level *zero = &tree->levels[0];
     for (size_t i = 0; i < zero->count; i++) {
-        struct table *table;
-        int rc = iter_table_wanted(zero->tables[i], &tree->space.grouping, &iter->bounds, &table, err);
-        rc = rc == 0 ? table_source_new(table, &iter->bounds, &sources[*count], err) : rc;
-        if (rc < 0) {
-            return rc;
+        if (iter_table_overlaps(&zero->tables[i]->meta, bounds)) {
+            runs[count++] = (struct iter_run){&zero->tables[i], 1};
         }
-        *count += rc == 0;
     }
     for (unsigned level = 1; level < LIMIT_LEVELS; level++) {
         const struct level *at = &tree->levels[level];
-        size_t first = iter->bounds.lower != NULL ? level_find(at, iter->bounds.lower, iter->bounds.lower_bytes) : 0;
+        size_t first = bounds->lower != NULL ? level_find(at, bounds->lower, bounds->lower_bytes) : 0;
         size_t end = first;
-        while (end < at->count &&
-               (iter->bounds.upper == NULL ||
-                key_compare(at->tables[end]->meta.smallest, at->tables[end]->meta.smallest_bytes, iter->bounds.upper,
-                            iter->bounds.upper_bytes) < 0)) {
+        while (end < at->count && iter_table_overlaps(&at->tables[end]->meta, bounds)) {
             end++;
         }
-        if (first == end) {
-            continue;
+        if (first < end) {
+            runs[count++] = (struct iter_run){at->tables + first, end - first};
         }
+        }
+    return count;
+}
+
+/* Asks for the filter lines of the group in all tables before the first is tested. What is not open yet is passed by.
+ */
+static void iter_prefetch_filters(const struct iter_run *runs, size_t count, uint64_t hash) {
+    for (size_t i = 0; i < count; i++) {
+        /* Acquire; pairs with the release in table_ref_open. */
+        const struct table *table = atomic_load_explicit(&runs[i].tables[0]->table, memory_order_acquire);
+        if (table != NULL && runs[i].count == 1) {
+            table_prefetch(table, hash);
+        }
+    }
+}
+
+/* The sources of a tree, newest first. `sources` and `runs` have room for all. */
+static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struct iter_run *runs,
+                         struct source **sources, size_t *count, struct pleat_error *err) {
+    const struct source_bounds *bounds = &iter->bounds;
+    size_t run_count = iter_find_runs(bounds, tree, runs);
+    size_t group =
+        bounds->prefix != NULL ? table_group_bytes(&tree->space.grouping, bounds->prefix, bounds->prefix_bytes) : 0;
+    uint64_t hash = group > 0 ? table_group_hash(bounds->prefix, group) : 0;
+    if (group > 0) {
+        iter_prefetch_filters(runs, run_count, hash);
+    }
+    for (size_t i = 0; i < run_count; i++) {
         int rc;
-        if (end - first == 1) { /* the usual prefix read: one table, no concatenation around it */
+        if (runs[i].count == 1) { /* the usual prefix read: one table, no concatenation around it */
             struct table *table;
-            rc = iter_table_wanted(at->tables[first], &tree->space.grouping, &iter->bounds, &table, err);
-            rc = rc == 0 ? table_source_new(table, &iter->bounds, &sources[*count], err) : rc;
+            rc = table_ref_open(runs[i].tables[0], &table, err);
+            if (rc == 0 && group > 0 && !table_may_contain(table, hash)) {
+                continue;
+            }
+            rc = rc == 0 ? table_source_new(table, bounds, &sources[*count], err) : rc;
         } else {
-            rc = level_source_new(iter->db->mem, at->tables + first, end - first, &tree->space.grouping, &iter->bounds,
+            rc = level_source_new(iter->db->mem, runs[i].tables, runs[i].count, &tree->space.grouping, bounds,
                                   &sources[*count], err);
         }
         if (rc < 0) {
             return rc;
         }
-        *count += rc == 0;
+        ++*count;
     }
     return 0;
 }
@@ -168,14 +189,18 @@ static int iter_open_sources(struct pleat_iter *iter, const struct pleat_space *
     }
     size_t most = iter->view->count + (tree != NULL ? tree->levels[0].count : 0) + LIMIT_LEVELS;
     struct source *inline_sources[ITER_SOURCES_INLINE];
+    struct iter_run inline_runs[ITER_SOURCES_INLINE];
     struct source **sources = inline_sources;
+    struct iter_run *runs = inline_runs;
     size_t count = 0;
     int rc = 0;
     if (most > ITER_SOURCES_INLINE) {
-        sources = mem_alloc(iter->db->mem, most * sizeof *sources);
-        if (sources == NULL) {
-            return error_no_memory(err, "an iterator's sources", most * sizeof *sources);
+        size_t bytes = most * (sizeof *runs + sizeof(struct source *));
+        runs = mem_alloc(iter->db->mem, bytes);
+        if (runs == NULL) {
+            return error_no_memory(err, "an iterator's sources", bytes);
         }
+        sources = (struct source **)(runs + most);
     }
     for (unsigned i = 0; rc == 0 && !iter->empty && i < iter->view->count; i++) {
         const struct memtable *table = generation_table(iter->view->generations[i], space->slot, space->info.id);
@@ -185,8 +210,9 @@ static int iter_open_sources(struct pleat_iter *iter, const struct pleat_space *
         }
     }
     if (rc == 0 && tree != NULL && !iter->empty) {
-        rc = iter_add_tree(iter, tree, sources, &count, err);
+        rc = iter_add_tree(iter, tree, runs, sources, &count, err);
     }
+    iter->is_merge = count > 1;
     if (rc == 0) {
         rc = merge_source_new(iter->db->mem, sources, count, &iter->source, err); /* takes them over in every case */
     } else {
@@ -194,8 +220,8 @@ static int iter_open_sources(struct pleat_iter *iter, const struct pleat_space *
             source_free(sources[i]);
         }
     }
-    if (sources != inline_sources) {
-        mem_free(iter->db->mem, sources);
+    if (runs != inline_runs) {
+        mem_free(iter->db->mem, runs);
     }
     return rc;
 }
@@ -288,6 +314,9 @@ static int iter_check(const struct pleat_iter *iter, struct pleat_error *err) {
 int pleat_iter_first(struct pleat_iter *iter, struct pleat_error *err) {
     error_clear(err);
     int rc = iter_check(iter, err);
+    if (rc == 0 && iter->is_merge) { /* the memory that one source waits for arrives while others are asked */
+        iter->source->ops->prepare(iter->source, NULL, 0);
+    }
     return rc < 0 ? rc : iter_settle(iter, iter->source->ops->first(iter->source), 1, err);
 }
 

@@ -6,7 +6,8 @@
  * points would compare and decode dozens of entries, and sorted heads would cost a fifth more disk.
  *
  * Cold, a lookup waits twice: for the lines at the image's front (header, fingerprints, offsets, prefix: fetched
- * together, since a block of the usual size has them in its first 256 bytes) and for the entry.
+ * together, since a block of the usual size has them in its first 256 bytes) and for the entry. A seek is a binary
+ * search over the entries; it asks for those of three steps at a time.
  *
  * None of the functions checks a bound: block_verify did (B2).
  */
@@ -113,6 +114,21 @@ static inline bool block_entry_less(const uint8_t *p, const uint8_t *wanted, siz
     return (head.high < wanted_head.high) | ((head.high == wanted_head.high) & (head.low < wanted_head.low));
 }
 
+/* Has the seven entries on the way that the next three steps of the search may look at: which of them it will be is
+ * known only when the one before has arrived, and a block that has not been read lately is not in the processor's
+ * cache. */
+#define BLOCK_SEEK_AHEAD 3u
+static inline void block_seek_prefetch(const uint8_t *image, uint32_t first, uint32_t length) {
+    uint32_t half = length / 2;
+    uint32_t quarter = (length - half) / 2;
+    uint32_t eighth = (length - half - quarter) / 2;
+    const uint32_t ahead[] = {half,          quarter,          half + quarter,         eighth,
+                              half + eighth, quarter + eighth, half + quarter + eighth};
+    for (size_t i = 0; i < sizeof ahead / sizeof ahead[0]; i++) {
+        __builtin_prefetch(block_entry_at(image, first + ahead[i] - 1));
+    }
+}
+
 uint32_t block_seek(const uint8_t *image, const uint8_t *key, size_t key_bytes) {
     block_prefetch(image);
     uint32_t count = block_count(image);
@@ -130,7 +146,10 @@ uint32_t block_seek(const uint8_t *image, const uint8_t *key, size_t key_bytes) 
     struct block_head wanted_head = {key_head(wanted, wanted_bytes, 0), key_head(wanted, wanted_bytes, 8)};
     uint32_t first = 0;
     uint32_t length = count;
-    while (length > 1) {
+    for (unsigned step = 0; length > 1; step++) {
+        if (step % BLOCK_SEEK_AHEAD == 0 && length >= 1u << BLOCK_SEEK_AHEAD) {
+            block_seek_prefetch(image, first, length);
+        }
         uint32_t half = length / 2;
         const uint8_t *p = block_entry_at(image, first + half - 1);
         first += block_entry_less(p, wanted, wanted_bytes, wanted_head) ? half : 0;

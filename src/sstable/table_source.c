@@ -93,6 +93,7 @@ static inline void table_source_prefetch(const struct table_source *self, uint32
     struct cache_frame *frame = cache_slot_load(&self->table->index->slots[block]);
     if (frame != NULL) {
         const uint8_t *image = cache_frame_data(frame);
+        __builtin_prefetch(frame);
         __builtin_prefetch(image);
         __builtin_prefetch(image + 64);
         __builtin_prefetch(image + 128);
@@ -163,9 +164,8 @@ static int table_source_enter(struct table_source *self, uint32_t block) {
     const uint8_t *image = self->image;
     const struct source_bounds *bounds = &self->bounds;
     self->block = block;
-    self->begin = block == self->first_block && bounds->lower != NULL
-                      ? block_seek(image, bounds->lower, bounds->lower_bytes)
-                      : 0;
+    self->begin =
+        block == self->first_block && bounds->lower != NULL ? block_seek(image, bounds->lower, bounds->lower_bytes) : 0;
     self->end = block == self->last_block && bounds->upper != NULL
                     ? block_seek(image, bounds->upper, bounds->upper_bytes)
                     : block_count(image);
@@ -302,7 +302,7 @@ static int table_source_prev(struct source *source) {
 
 static void table_source_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct table_source *self = table_source_of(source);
-    uint32_t block = table_index_find(self->table->index, key, key_bytes);
+    uint32_t block = key != NULL ? table_index_find(self->table->index, key, key_bytes) : self->first_block;
     block = block < self->first_block ? self->first_block : block;
     struct epoch_slot *slot;
     if (self->bounds_empty || block > self->last_block ||
@@ -348,9 +348,10 @@ int table_source_new(struct table *table, const struct source_bounds *bounds, st
     self->bounds = *bounds;
     self->key_buffer = (uint8_t *)(self + 1);
     self->first_block = bounds->lower != NULL ? table_index_find(index, bounds->lower, bounds->lower_bytes) : 0;
-    self->last_block = bounds->upper != NULL ? table_index_find_before(index, bounds->upper, bounds->upper_bytes)
-                                             : index->blocks - 1;
+    self->last_block =
+        bounds->upper != NULL ? table_index_find_before(index, bounds->upper, bounds->upper_bytes) : index->blocks - 1;
     self->bounds_empty = self->first_block > self->last_block;
+    __builtin_prefetch(&index->slots[self->first_block]);
     *ret_source = &self->source;
     return 0;
 }
@@ -411,8 +412,7 @@ int table_source_block(struct source *source, struct table_block *ret_block) {
     const struct table_handle *handle = &table->index->handles[self->block];
     if (!self->piece_filled) {
         /* The frame came from the cache, which keeps no stored bytes. From here on loads leave them in `piece`. */
-        rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, self->piece,
-                              &source->error);
+        rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, self->piece, &source->error);
         if (rc < 0) {
             return rc;
         }

@@ -207,7 +207,8 @@ static int level_source_prev(struct source *source) {
 static void level_source_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct level_source *level = level_source_of(source);
     level_source_begin(level);
-    size_t i = tables_find_largest(level->tables, level->begin, level->end, key, key_bytes);
+    size_t i =
+        key != NULL ? tables_find_largest(level->tables, level->begin, level->end, key, key_bytes) : level->begin;
     /* acquire: pairs with the release in table_ref_open */
     if (i == level->end || atomic_load_explicit(&level->tables[i]->table, memory_order_acquire) == NULL) {
         return;
