@@ -129,8 +129,8 @@ Test(cache, gets_enter_at_one_and_scans_at_zero) {
 }
 
 Test(cache, frames_of_every_size_are_aligned_whole_and_zero_behind) {
-    static const size_t sizes[] = {0, 1, 63, 64, 65, 127, 128, 300, 4095, 4096, 4097, 8192, 32768, 65535, 65536, 65537,
-                                   100000, 300000, 2 * MIB, 3 * MIB + 1};
+    static const size_t sizes[] = {0,    1,    63,    64,    65,    127,   128,    300,    4095,    4096,
+                                   4097, 8192, 32768, 65535, 65536, 65537, 100000, 300000, 2 * MIB, 3 * MIB + 1};
     enum { COUNT = sizeof sizes / sizeof sizes[0] };
     struct cache *cache = cache_of(64 * MIB);
     static struct cache_slot slots[COUNT];
@@ -317,6 +317,51 @@ Test(cache, touched_frames_outlive_untouched_ones) {
     }
     cr_assert_leq(loaded, HOT / 10, "%d of %d hot frames were evicted", loaded, HOT);
     finish(cache, slots, COUNT);
+}
+
+Test(cache, carried_frames_stand_among_the_gets_with_the_score_they_are_given) {
+    enum { COUNT = 400, CARRIED = 30, BYTES = 1000 };
+    struct cache *cache = cache_of(200 * KIB);
+    static struct cache_slot slots[COUNT];
+    for (int i = 0; i < CARRIED; i++) {
+        cr_assert(fetch_in(cache, &slots[i], (uint8_t)i, BYTES, CACHE_CARRY));
+        struct epoch_slot *inside = enter(cache);
+        struct cache_frame *frame = cache_slot_load(&slots[i]);
+        cr_assert_eq(cache_score(frame), 0);
+        cache_score_raise(frame, 2);
+        cr_assert_eq(cache_score(frame), 2);
+        cache_score_raise(frame, 1);
+        cr_assert_eq(cache_score(frame), 2, "it is never lowered");
+        epoch_leave(inside);
+    }
+    cr_assert_eq(stats_of(cache).misses, 0, "nobody missed what is carried");
+    for (int i = CARRIED; i < COUNT; i++) {
+        fetch_in(cache, &slots[i], (uint8_t)i, BYTES, CACHE_SCAN);
+    }
+    for (int i = 0; i < CARRIED; i++) {
+        cr_assert_not(fetch_in(cache, &slots[i], (uint8_t)i, BYTES, CACHE_GET), "a scan displaced frame %d", i);
+    }
+    finish(cache, slots, COUNT);
+}
+
+Test(cache, dropped_slot_is_empty_and_may_be_filled_again) {
+    struct cache *cache = cache_of(MIB);
+    struct cache_slot slot = {0};
+    cache_slot_drop(cache, &slot); /* nothing there */
+    fetch_in(cache, &slot, 1, 5000, CACHE_GET);
+    struct epoch_slot *inside = enter(cache);
+    struct cache_frame *frame = cache_slot_load(&slot);
+    cache_pin(frame);
+    cache_slot_drop(cache, &slot);
+    cr_assert_null(cache_slot_load(&slot));
+    epoch_leave(inside);
+    cr_assert_eq(stats_of(cache).frames, 0);
+    assert_content(frame, 1, 5000); /* the pin holds it */
+    cr_assert(fetch_in(cache, &slot, 2, 5000, CACHE_GET));
+    cache_slot_drop(cache, &slot);
+    cr_assert(fetch_in(cache, &slot, 3, 5000, CACHE_GET));
+    cache_unpin(cache, frame);
+    finish(cache, &slot, 1);
 }
 
 Test(cache, sizes_that_shift_do_not_starve) {

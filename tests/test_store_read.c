@@ -677,6 +677,55 @@ Test(stats, count_what_was_given_and_written) {
     room_end(&room);
 }
 
+/* A tree that is written over and settled, so that every block of it is replaced. */
+static void rewrite(struct room *room, int step) {
+    fill(room, room->space, 0, 1000, step, ".......................................................");
+    cr_assert_eq(pleat_flush(room->db, &room->err), 0, "%s", room->err.message);
+    cr_assert_eq(pleat_settle(room->db, NULL, NULL, &room->err), 0, "%s", room->err.message);
+}
+
+static uint64_t misses_of_all_keys(struct room *room) {
+    uint64_t before = room_stats(room).cache_misses;
+    for (int i = 0; i < 1000; i++) {
+        char key[16];
+        (void)snprintf(key, sizeof key, "k%03d", i);
+        cr_assert_eq(pleat_exists(room->space, NULL, text_slice(key), &room->err), 0, "%s", room->err.message);
+    }
+    return room_stats(room).cache_misses - before;
+}
+
+Test(stats, blocks_that_are_read_stay_cached_while_their_tables_are_replaced) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    rewrite(&room, 1);
+    cr_assert_gt(misses_of_all_keys(&room), 5, "several blocks");
+    cr_assert_eq(misses_of_all_keys(&room), 0);
+    for (int round = 0; round < 4; round++) {
+        uint64_t flushes = room_stats(&room).flushes;
+        rewrite(&room, 3); /* fewer changes than a score has points */
+        cr_assert_gt(room_stats(&room).flushes, flushes);
+        cr_assert_eq(misses_of_all_keys(&room), 0, "round %d", round);
+    }
+    cr_assert_gt(room_stats(&room).compactions, 0);
+    room_end(&room);
+}
+
+Test(stats, blocks_that_nobody_reads_are_loaded_by_nothing) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    rewrite(&room, 1);
+    (void)misses_of_all_keys(&room);
+    uint64_t read = room_stats(&room).cache_used_bytes;
+    for (int round = 0; round < 5; round++) { /* a point of the score each, and then it is forgotten */
+        rewrite(&room, 1);
+    }
+    uint64_t unread = room_stats(&room).cache_used_bytes;
+    cr_assert_lt(unread, read / 4, "%" PRIu64 " bytes when nothing is read, %" PRIu64 " when it was", unread, read);
+    room_end(&room);
+}
+
 Test(stats, same_history_gives_the_same_counters) {
     struct pleat_stats found[2];
     for (int run = 0; run < 2; run++) {

@@ -297,7 +297,9 @@ int cache_fetch(struct cache *cache, struct cache_slot *slot, size_t bytes, enum
             break;
         }
     }
-    atomic_fetch_add_explicit(&counter->misses, 1, memory_order_relaxed); /* a sum, no partner */
+    if (use != CACHE_CARRY) { /* nobody missed it yet */
+        atomic_fetch_add_explicit(&counter->misses, 1, memory_order_relaxed); /* a sum, no partner */
+    }
     struct cache_frame_inner *inner = cache_frame_new(cache, bytes, use);
     int rc = inner == NULL ? error_no_memory(err, "cache frame", bytes) : load(context, inner->frame.data, bytes, err);
     if (rc < 0) {

@@ -11,7 +11,8 @@
  *   C3  Used bytes (frames and charges) exceed the capacity only by frames that are pinned, in limbo, or being loaded,
  *       and by charges above three quarters of it: a quarter is always left to frames, or a store whose indexes and
  *       filters outgrow the cache would read and decode a block for every lookup.
- *   C4  Gets enter at score 1 and raise to 3; scans and compactions enter at 0: neither flushes the hot set.
+ *   C4  Gets enter at score 1 and raise to 3; scans and compactions enter at 0: neither flushes the hot set. What is
+ *       carried over from a frame of gets takes its place among them, a point below it.
  *   C5  Of several threads that miss one block at once, one loads it and the others wait for it.
  *
  * Threads: free, except that a slot array is made and retired by its one owner.
@@ -46,6 +47,16 @@ static inline uint8_t *cache_frame_data(struct cache_frame *frame) {
     return (uint8_t *)frame + CACHE_FRAME_BYTES;
 }
 
+/* Inside an epoch, both: the score, 0 .. 3, and raising it. Relaxed: a hint, no partner. */
+static inline uint8_t cache_score(const struct cache_frame *frame) {
+    return atomic_load_explicit(&frame->score, memory_order_relaxed);
+}
+static inline void cache_score_raise(struct cache_frame *frame, uint8_t score) {
+    if (cache_score(frame) < score) {
+        atomic_store_explicit(&frame->score, score, memory_order_relaxed); /* a touch may get lost */
+    }
+}
+
 /* One per block in an open table; zero-initialised by its owner. Bit 0 set: no frame, but being loaded or closed. */
 struct cache_slot {
     _Atomic uintptr_t pointer;
@@ -54,6 +65,7 @@ struct cache_slot {
 enum cache_use {
     CACHE_GET,  /* a point or short read: worth keeping */
     CACHE_SCAN, /* a long scan or a compaction: goes first */
+    CACHE_CARRY, /* in the place of a frame that goes: among the gets, at 0; the caller passes the score on */
 };
 
 int cache_new(const struct mem *mem, uint64_t capacity_bytes, struct cache **ret_cache, struct pleat_error *err);
@@ -95,6 +107,9 @@ void cache_insert(struct cache *cache, struct cache_slot *slot, const uint8_t *d
 void cache_pin(struct cache_frame *frame);
 void cache_unpin(struct cache *cache, struct cache_frame *frame);
 
+/* Evicts the frame of a slot, if there is one. The slot stays open. */
+void cache_slot_drop(struct cache *cache, struct cache_slot *slot);
+
 /* Drops the frames of `count` slots and closes these for good: a reader that still reaches them in its epoch gets
  * frames of its own. The owner may free the array itself only through epoch_retire (or when no reader can reach it).
  * Pinned frames live on until they are unpinned. */
@@ -109,7 +124,7 @@ struct cache_stats {
     uint64_t frames;
     uint64_t pinned;
     uint64_t hits; /* of cache_fetch only: cache_slot_load counts nothing */
-    uint64_t misses;
+    uint64_t misses; /* but for CACHE_CARRY */
     uint64_t evictions;
 };
 void cache_stats_read(struct cache *cache, struct cache_stats *ret_stats);

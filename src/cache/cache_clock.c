@@ -97,6 +97,18 @@ static void cache_evict_locked(struct cache *cache, struct cache_frame_inner *in
     cache_unlink_locked(cache, inner, victims);
 }
 
+void cache_slot_drop(struct cache *cache, struct cache_slot *slot) {
+    struct cache_victims victims = {NULL, false};
+    mutex_lock(&cache->mutex);
+    /* Relaxed: addresses come and go under the mutex (L1). */
+    uintptr_t seen = atomic_load_explicit(&slot->pointer, memory_order_relaxed);
+    if (seen != 0 && (seen & CACHE_SLOT_TAG) == 0) {
+        cache_evict_locked(cache, cache_frame_inner_of((struct cache_frame *)seen), &victims);
+    }
+    mutex_unlock(&cache->mutex);
+    cache_victims_retire(cache, &victims);
+}
+
 /* Moves the hand of one queue until a frame falls. False: all that it saw were pinned, or there are none. */
 static bool cache_evict_from_locked(struct cache *cache, struct cache_queue *queue, struct cache_victims *victims) {
     for (unsigned step = 0; step < 2 * CACHE_HAND_STEPS; step++) {

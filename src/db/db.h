@@ -381,6 +381,13 @@ int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pl
 void work_block_slot(struct pleat_db *db, uint32_t slot);
 void work_unblock_slot(struct pleat_db *db, uint32_t slot);
 
+/* ---- warm.c ----------------------------------------------------------------------------------------------------- */
+
+/* Behind a change that added the edit's tables to `before`: loads the blocks of theirs that readers had in the cache.
+ * `pause`, if not NULL, is called between blocks; without one it stops when a flush waits. */
+void warm_added(struct pleat_db *db, const struct version *before, const struct edit *edit,
+                void (*pause)(void *context));
+
 /* ---- flow.c: back-pressure -------------------------------------------------------------------------------------- */
 
 /* Recomputes the pressure from the version's shape. */

@@ -38,12 +38,10 @@ static void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
     }
 }
 
-/* Writes the runs of all dirty spaces of a frozen generation and commits them with one edit. */
-int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
-                          struct pleat_error *err) {
-    struct version *version = registry_current(db->registry);
-    struct edit edit;
-    edit_init(&edit, db->mem);
+/* Writes the runs of all dirty spaces of a frozen generation, which are added to `version`, and commits them with one
+ * edit, an empty one of the caller's. */
+static int work_flush_runs(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
+                           const struct version *version, struct edit *edit, struct pleat_error *err) {
     uint64_t bytes = 0;
     int rc = 0;
     for (uint32_t slot = 0; rc == 0 && slot < generation->slots; slot++) {
@@ -64,43 +62,52 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
         mutex_unlock(&db->work_mu);
         uint64_t run_bytes = 0;
         rc = flush_run(db->registry, version, slot, &db->shape, source, generation->first_sequence,
-                       generation->last_sequence, allow_deep, &edit, &run_bytes, err);
+                       generation->last_sequence, allow_deep, edit, &run_bytes, err);
         bytes += run_bytes;
         source_free(source);
-        if (MUTATION(flush_one_edit) && rc == 0 && edit.added_count > 0) {
+        if (MUTATION(flush_one_edit) && rc == 0 && edit->added_count > 0) {
             rc = db->vfs->dir_sync(db->dir, err);
-            rc = rc == 0 ? view_apply(db, &edit, err) : rc;
-            edit_fini(&edit);
-            edit_init(&edit, db->mem);
+            rc = rc == 0 ? view_apply(db, edit, err) : rc;
+            edit_fini(edit);
+            edit_init(edit, db->mem);
         }
     }
-    version_unref(version);
-    if (rc == 0 && edit.added_count > 0) {
+    if (rc == 0 && edit->added_count > 0) {
         rc = MUTATION(flush_dir_sync) ? 0 : sync_names(db, err);
     }
     if (rc == 0) {
-        rc = cursor_set_reserve(&edit.cursors, generation->cursors.count, err);
+        rc = cursor_set_reserve(&edit->cursors, generation->cursors.count, err);
         if (MUTATION(flush_cursors) && rc == 0) {
-            rc = cursor_set_reserve(&edit.cursors, db->cursors.count, err);
+            rc = cursor_set_reserve(&edit->cursors, db->cursors.count, err);
         }
     }
     if (rc == 0) {
-        cursor_set_assign(&edit.cursors, MUTATION(flush_cursors) ? &db->cursors : &generation->cursors);
-        edit.has_position = true;
-        edit.last_sequence = generation->last_sequence;
-        edit.log_floor = log_floor;
-        rc = view_apply(db, &edit, err);
+        cursor_set_assign(&edit->cursors, MUTATION(flush_cursors) ? &db->cursors : &generation->cursors);
+        edit->has_position = true;
+        edit->last_sequence = generation->last_sequence;
+        edit->log_floor = log_floor;
+        rc = view_apply(db, edit, err);
     }
     if (rc == 0) {
         work_count(&db->counters.flushes, 1);
         work_count(&db->counters.bytes_flushed, bytes);
     } else {
-        work_unlink_added(db, &edit);
+        work_unlink_added(db, edit);
     }
-    edit_fini(&edit);
     mutex_lock(&db->work_mu);
     memset(db->slot_flushing, 0, sizeof db->slot_flushing);
     mutex_unlock(&db->work_mu);
+    return rc;
+}
+
+int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
+                          struct pleat_error *err) {
+    struct version *version = registry_current(db->registry);
+    struct edit edit;
+    edit_init(&edit, db->mem);
+    int rc = work_flush_runs(db, generation, log_floor, version, &edit, err);
+    edit_fini(&edit);
+    version_unref(version);
     return rc;
 }
 
@@ -113,6 +120,13 @@ static int work_failed(struct pleat_db *db, const char *job, int rc, const struc
     db->background_failures++;
     mutex_unlock(&db->work_mu);
     return registry_health(db->registry, NULL) < 0 ? db_poison(db, error) : rc;
+}
+
+/* The tree has changed: so may the pressure on commits. */
+static void work_flow(struct pleat_db *db) {
+    struct version *version = registry_current(db->registry);
+    flow_update(db, version);
+    version_unref(version);
 }
 
 int work_flush(struct pleat_db *db, struct pleat_error *err) {
@@ -129,16 +143,17 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
         return PLEAT_END;
     }
     generation_ref(generation); /* it stays in the current view until this flush has removed it */
+    struct version *before = registry_current(db->registry);
+    struct edit edit;
+    edit_init(&edit, db->mem);
     struct pleat_error failure = {0};
     if (MUTATION(flush_reported_last)) {
         sync_flushed(db, generation->last_sequence, &generation->cursors, generation->log_floor);
     }
-    rc = work_flush_generation(db, generation, generation->log_floor, &failure);
+    rc = work_flush_runs(db, generation, generation->log_floor, before, &edit, &failure);
     if (rc == 0) {
         sync_flushed(db, generation->last_sequence, &generation->cursors, generation->log_floor);
-        struct version *version = registry_current(db->registry);
-        flow_update(db, version);
-        version_unref(version);
+        work_flow(db);
     } else {
         rc = work_failed(db, "flush", rc, &failure);
         (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
@@ -156,6 +171,11 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     }
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
+    if (rc == 0) {
+        warm_added(db, before, &edit, NULL); /* behind everything that a commit may wait for */
+    }
+    edit_fini(&edit);
+    version_unref(before);
     return rc;
 }
 
@@ -206,6 +226,8 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
         work_count(job->is_move ? &db->counters.moves : &db->counters.compactions, 1);
         work_count(&db->counters.bytes_in, result.bytes_in);
         work_count(&db->counters.bytes_out, result.bytes_out);
+        work_flow(db);
+        warm_added(db, job->version, &edit, work_pause);
     } else if (!job->is_move) {
         work_unlink_added(db, &edit);
     }
@@ -217,11 +239,7 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
 static int work_compact_job(struct pleat_db *db, struct compaction *job, struct pleat_error *err) {
     struct pleat_error failure = {0};
     int rc = work_compact_run(db, job, &failure);
-    if (rc == 0) {
-        struct version *version = registry_current(db->registry);
-        flow_update(db, version);
-        version_unref(version);
-    } else if (rc != PLEAT_ERR_CANCELLED) {
+    if (rc < 0 && rc != PLEAT_ERR_CANCELLED) {
         rc = work_failed(db, "compaction", rc, &failure);
     }
     if (rc < 0) {

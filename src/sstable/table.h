@@ -151,6 +151,20 @@ int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t
 int table_source_new(struct table *table, const struct source_bounds *bounds, struct source **ret_source,
                      struct pleat_error *err);
 
+/* ---- places in the cache, handed on (src/db/warm.c) -------------------------------------------------------------- */
+
+uint32_t table_blocks(const struct table *table);
+/* No key of the block is below it, and all keys of the block before are. Borrowed from the table. */
+struct pleat_slice table_block_lower(const struct table *table, uint32_t block);
+/* Inside an epoch: the score of the block's frame in the cache; 0 when there is none. */
+uint8_t table_block_score(const struct table *table, uint32_t block);
+/* Whether any block has a score. */
+bool table_is_used(const struct table *table);
+/* Inside an epoch: loads the block as CACHE_CARRY, unless it is cached, and gives it the score. */
+int table_block_carry(struct table *table, uint32_t block, uint8_t score, struct pleat_error *err);
+/* Evicts the block's frame, if there is one. */
+void table_block_drop(struct table *table, uint32_t block);
+
 /* ---- copying blocks as stored (compaction) ---------------------------------------------------------------------- */
 
 /* The blocks of a table in order, as stored. */

@@ -294,3 +294,46 @@ int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_
     uint32_t block = table_locate(table, key, key_bytes);
     return table_get_at(table, block, key, key_bytes, hash, use, ret_entry, ret_frame, err);
 }
+
+/* ---- places in the cache, handed on ----------------------------------------------------------------------------- */
+
+uint32_t table_blocks(const struct table *table) {
+    return table->index->blocks;
+}
+
+struct pleat_slice table_block_lower(const struct table *table, uint32_t block) {
+    return block > 0 ? table_index_separator(table->index, block - 1)
+                     : (struct pleat_slice){table->meta.smallest, table->meta.smallest_bytes};
+}
+
+uint8_t table_block_score(const struct table *table, uint32_t block) {
+    const struct cache_frame *frame = cache_slot_load(&table->index->slots[block]);
+    return frame != NULL ? cache_score(frame) : 0;
+}
+
+bool table_is_used(const struct table *table) {
+    struct epoch_slot *slot;
+    if (epoch_enter(cache_epoch(table->store->cache), &slot) < 0) {
+        return false;
+    }
+    bool is_used = false;
+    for (uint32_t block = 0; !is_used && block < table->index->blocks; block++) {
+        is_used = table_block_score(table, block) > 0;
+    }
+    epoch_leave(slot);
+    return is_used;
+}
+
+int table_block_carry(struct table *table, uint32_t block, uint8_t score, struct pleat_error *err) {
+    struct table_load load = {.table = table, .block = block};
+    struct cache_frame *frame;
+    int rc = table_fetch(table, &load, CACHE_CARRY, &frame, err);
+    if (rc == 0) {
+        cache_score_raise(frame, score);
+    }
+    return rc;
+}
+
+void table_block_drop(struct table *table, uint32_t block) {
+    cache_slot_drop(table->store->cache, &table->index->slots[block]);
+}

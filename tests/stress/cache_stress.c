@@ -1,5 +1,5 @@
 /*
- * cache_stress.c - readers fetch, hit and pin blocks of tables while a tiny cache evicts and tables come and go.
+ * cache_stress.c - readers fetch, hit, pin and drop blocks of tables while a tiny cache evicts and tables come and go.
  *
  *     cache_stress [seconds]        default 2; exit status 1 when an invariant broke
  *
@@ -106,7 +106,8 @@ static void read_block(struct worker *worker, struct pin *pin) {
         cache_touch(frame);
     } else {
         struct load load = {world, table, block, random_below(&worker->random, 20) == 0};
-        enum cache_use use = random_below(&worker->random, 3) == 0 ? CACHE_SCAN : CACHE_GET;
+        static const enum cache_use uses[] = {CACHE_SCAN, CACHE_SCAN, CACHE_GET, CACHE_GET, CACHE_GET, CACHE_CARRY};
+        enum cache_use use = uses[random_below(&worker->random, sizeof uses / sizeof uses[0])];
         int rc = cache_fetch(world->cache, &table->slots[block], bytes_of(mark), use, block_load, &load, &frame, NULL);
         if (rc < 0) {
             check(world, rc == PLEAT_ERR_IO && load.is_failing);
@@ -117,6 +118,9 @@ static void read_block(struct worker *worker, struct pin *pin) {
     if (pin->frame == NULL && random_below(&worker->random, 4) == 0) {
         cache_pin(frame);
         *pin = (struct pin){frame, mark};
+    }
+    if (random_below(&worker->random, 16) == 0) {
+        cache_slot_drop(world->cache, &table->slots[random_below(&worker->random, BLOCKS)]);
     }
 }
 

@@ -1,0 +1,166 @@
+/*
+ * warm.c - new tables take over the places in the cache that older ones had for the same keys.
+ *
+ * A flush or compaction leaves tables of which no block is cached, however hot their keys are: each reader would load
+ * its block anew while it waits, right after every change of the tree. So the thread that did the job loads them:
+ *
+ *     deepest older table    [ score 3 ] [ score 1 ] [ score 0 ] [ not cached ]
+ *                                 |           |           |            |
+ *     new table              [ score 2 ] [ score 0 ]      -            -          by key, block by block
+ *
+ * The deepest table answers for what is read: a read of a range looks at every level, and a key's older entry says
+ * where it belongs. Each change takes a point from the score, as a turn of the clock does, so what nobody reads any
+ * more is carried a few times and no further; a store that nobody reads does not even open its new tables here.
+ *
+ *   W1  A block is loaded only where a used one of an older table lies: carrying is bounded by what readers loaded.
+ *   W2  When the older table goes away with the change, its block is dropped as the new one is loaded: the cache does
+ *       not hold both, and the new frame gets memory that has been touched.
+ *   W3  This is advice: it waits for nobody, stops when a flush waits or the store closes, and its failures are left to
+ *       the reader who meets them.
+ */
+#include "base/bytes.h"
+#include "db/db.h"
+
+#define WARM_BLOCKS 16 /* between two looks at what else there is to do */
+
+struct warm {
+    struct pleat_db *db;
+    const struct tree *before; /* held by the caller */
+    void (*pause)(void *context);
+    /* the last answer: neighbours mostly have the same one */
+    struct table *older;
+    uint32_t older_block;
+    uint8_t older_score;
+};
+
+/* The table, if a reader has opened it. */
+static struct table *warm_opened(const struct table_ref *ref) {
+    return atomic_load_explicit(&ref->table, memory_order_acquire); /* pairs with the release in table_ref_open */
+}
+
+static bool warm_covers(const struct table_meta *meta, struct pleat_slice key) {
+    return key_compare(meta->smallest, meta->smallest_bytes, key.data, key.bytes) <= 0 &&
+           key_compare(meta->largest, meta->largest_bytes, key.data, key.bytes) >= 0;
+}
+
+/* The deepest table of the older tree whose range holds the key, or NULL. */
+static struct table_ref *warm_deepest(const struct tree *before, struct pleat_slice key) {
+    for (unsigned l = LIMIT_LEVELS - 1; l > 0; l--) {
+        const struct level *level = &before->levels[l];
+        size_t i = level_find(level, key.data, key.bytes);
+        if (i < level->count && warm_covers(&level->tables[i]->meta, key)) {
+            return level->tables[i];
+        }
+    }
+    const struct level *zero = &before->levels[0];
+    for (size_t i = zero->count; i > 0; i--) {
+        if (warm_covers(&zero->tables[i - 1]->meta, key)) {
+            return zero->tables[i - 1];
+        }
+    }
+    return NULL;
+}
+
+/* The score of what lay at the key before the change. Inside an epoch. */
+static uint8_t warm_score(struct warm *warm, struct pleat_slice key) {
+    struct table_ref *ref = warm_deepest(warm->before, key);
+    struct table *older = ref != NULL ? warm_opened(ref) : NULL;
+    if (older == NULL) {
+        return 0;
+    }
+    uint32_t block = table_locate(older, key.data, key.bytes);
+    if (older != warm->older || block != warm->older_block) {
+        warm->older = older;
+        warm->older_block = block;
+        warm->older_score = table_block_score(older, block);
+        /* Relaxed: set before the version without it was published, which the caller waited for. */
+        if (warm->older_score > 0 && atomic_load_explicit(&ref->obsolete, memory_order_relaxed)) {
+            table_block_drop(older, block); /* W2 */
+        }
+    }
+    return warm->older_score;
+}
+
+/* W3: false when it is time to stop. */
+static bool warm_breathe(struct warm *warm) {
+    struct pleat_db *db = warm->db;
+    if (atomic_load_explicit(&db->cancel, memory_order_relaxed)) { /* a hint here: no partner */
+        return false;
+    }
+    if (warm->pause != NULL) {
+        warm->pause(db);
+        return true;
+    }
+    return !view_frozen_hint(db);
+}
+
+/* Whether any older table in the range of the new one has blocks in use (W1). */
+static bool warm_is_due(const struct tree *before, const struct table_meta *meta) {
+    for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
+        for (size_t i = 0; i < before->levels[l].count; i++) {
+            const struct table_ref *ref = before->levels[l].tables[i];
+            struct table *table = warm_opened(ref);
+            if (table != NULL &&
+                key_compare(ref->meta.smallest, ref->meta.smallest_bytes, meta->largest, meta->largest_bytes) <= 0 &&
+                key_compare(ref->meta.largest, ref->meta.largest_bytes, meta->smallest, meta->smallest_bytes) >= 0 &&
+                table_is_used(table)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void warm_table(struct pleat_db *db, const struct tree *before, struct table_ref *ref,
+                       void (*pause)(void *context)) {
+    struct warm warm = {.db = db, .before = before, .pause = pause};
+    struct table *table;
+    if (!warm_is_due(before, &ref->meta) || table_ref_open(ref, &table, NULL) < 0) {
+        return;
+    }
+    for (uint32_t block = 0; block < table_blocks(table); block++) {
+        struct epoch_slot *slot;
+        if ((block % WARM_BLOCKS == 0 && !warm_breathe(&warm)) || epoch_enter(db->epoch, &slot) < 0) {
+            return;
+        }
+        uint8_t score = warm_score(&warm, table_block_lower(table, block));
+        int rc = score > 0 ? table_block_carry(table, block, score - 1, NULL) : 0;
+        epoch_leave(slot);
+        if (rc < 0) {
+            return;
+        }
+    }
+}
+
+/* The table of this number in a level, or NULL: another job has taken it away. */
+static struct table_ref *warm_find(const struct level *level, const struct table_meta *meta) {
+    for (size_t i = 0; i < level->count; i++) {
+        if (level->tables[i]->meta.number == meta->number) {
+            return level->tables[i];
+        }
+    }
+    return NULL;
+}
+
+void warm_added(struct pleat_db *db, const struct version *before, const struct edit *edit,
+                void (*pause)(void *context)) {
+    struct cache_stats stats;
+    cache_stats_read(db->cache, &stats);
+    if (stats.frames == 0) {
+        return; /* nobody reads: not even a look at the slots of many tables */
+    }
+    struct version *after = registry_current(db->registry);
+    for (size_t i = 0; i < edit->added_count; i++) {
+        const struct edit_table *added = &edit->added[i];
+        int slot = version_slot(after, added->space);
+        const struct tree *older = slot >= 0 ? before->trees[slot] : NULL;
+        if (older == NULL || older->space.id != added->space) {
+            continue;
+        }
+        struct table_ref *ref = warm_find(&after->trees[slot]->levels[added->level], &added->meta);
+        if (ref != NULL) {
+            warm_table(db, older, ref, pause);
+        }
+    }
+    version_unref(after);
+}
