@@ -499,6 +499,26 @@ Test(recovery, a_life_behind_an_unflushed_one_counts_only_behind_all_of_it) {
     life_end(&life);
 }
 
+/* F7: a commit that asks for a sync waits for the flush of what was recovered; when that fails, the commit is out. */
+Test(recovery, a_synced_commit_is_out_when_the_flush_before_it_fails) {
+    struct life life;
+    life_begin(&life, simfs_new(24));
+    life_open(&life);
+    life_commit(&life, 'a', 5);
+    life_crash(&life, SIMFS_KILL, 1);
+    life.options.durability = PLEAT_SYNC_EACH;
+    life_open(&life);
+    simfs_quota(life.fs, 0);
+    cr_assert_eq(life_try_commit(&life, 'b'), PLEAT_ERR_NO_SPACE);
+    life_check(&life, 5, "on a full disk");
+    simfs_quota(life.fs, UINT64_MAX);
+    life_commit(&life, 'c', 2);
+    life_crash(&life, SIMFS_MIN, 2);
+    life_open(&life);
+    life_check(&life, 7, "when space is back");
+    life_end(&life);
+}
+
 /* Q8: the first life's sync of the directory failed, or there was none: the name of its segment was never durable. */
 Test(recovery, a_name_that_an_earlier_life_did_not_make_durable_may_be_lost) {
     for (int lives = 1; lives <= 2; lives++) {

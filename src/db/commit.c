@@ -262,6 +262,9 @@ int pleat_commit(struct pleat_db *db, struct pleat_batch *batch, const struct pl
     }
     rc = rc == 0 ? db_writable(db, err) : rc;
     rc = rc == 0 ? flow_wait(db, err) : rc;
+    bool sync = options->sync == PLEAT_COMMIT_SYNC ||
+                (options->sync == PLEAT_COMMIT_SYNC_DEFAULT && db->options.durability == PLEAT_SYNC_EACH);
+    rc = rc == 0 && sync ? sync_recovered(db, err) : rc; /* a failed flush leaves the commit out (F7) */
     if (rc < 0) {
         return rc;
     }
@@ -288,7 +291,5 @@ int pleat_commit(struct pleat_db *db, struct pleat_batch *batch, const struct pl
     if (ret_sequence != NULL) {
         *ret_sequence = sequence;
     }
-    bool sync = options->sync == PLEAT_COMMIT_SYNC ||
-                (options->sync == PLEAT_COMMIT_SYNC_DEFAULT && db->options.durability == PLEAT_SYNC_EACH);
     return sync ? sync_to(db, sequence, err) : 0;
 }

@@ -333,6 +333,9 @@ int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err);
 /* A flush made everything up to `sequence` durable, with these cursors; segments below log_floor are dead: closed and
  * unlinked. */
 void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors, uint64_t log_floor);
+/* Waits until no sync has to wait for the flush of recovered records (Y4). That may fail without poisoning the store: a
+ * commit that asks for a sync waits before anything of it is applied. No lock held. */
+int sync_recovered(struct pleat_db *db, struct pleat_error *err);
 /* Makes all names in the directory durable. A failure poisons the store (Y3). No lock above that of commits held. */
 int sync_names(struct pleat_db *db, struct pleat_error *err);
 /* Asks the log thread to make the pages ahead ready, or to sync. */

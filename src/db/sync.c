@@ -194,6 +194,10 @@ static bool sync_has_recovered(struct pleat_db *db) {
     return db_durable(db) >= db->recovered_sequence || MUTATION(sync_recovered);
 }
 
+int sync_recovered(struct pleat_db *db, struct pleat_error *err) {
+    return sync_has_recovered(db) ? 0 : work_until(db, sync_has_recovered, err);
+}
+
 int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err) {
     int rc = 0;
     mutex_lock(&db->sync_mu);
@@ -208,7 +212,7 @@ int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err) {
         }
         if (!sync_has_recovered(db)) {
             mutex_unlock(&db->sync_mu);
-            rc = work_until(db, sync_has_recovered, err);
+            rc = sync_recovered(db, err);
             mutex_lock(&db->sync_mu);
             if (rc < 0) {
                 break;
