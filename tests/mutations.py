@@ -34,7 +34,7 @@ ARGUMENTS = {
     "crash_store": ["--seconds", "5"],
     "fault_store": ["--seconds", "5"],
     "model_store": ["--seconds", "3"],
-    "stress/position_stress": ["--seconds", "5"],
+    "stress/position_stress": ["--seconds", "8"],
 }
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_wal_damage", "test_wal", "test_wal_crash", "test_version", "test_version_disk",

@@ -52,6 +52,7 @@ static struct {
     pthread_t offered[SHAKE_OFFERED_MAX]; /* guarded by mutex: a thread in here has not ended */
     unsigned count;                       /* guarded by mutex */
     _Atomic bool stop;                    /* relaxed: a request */
+    _Atomic unsigned asleep;              /* threads in the handler; relaxed: a hint */
     struct thread thread;
 } shake_interrupts = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
@@ -61,7 +62,9 @@ static void shake_interrupt(int number) {
     struct timespec now, pause = {0};
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     pause.tv_nsec = now.tv_nsec % 16 == 0 ? 20000000 : 50000 << now.tv_nsec % 8;
+    (void)atomic_fetch_add_explicit(&shake_interrupts.asleep, 1, memory_order_relaxed);
     (void)nanosleep(&pause, NULL);
+    (void)atomic_fetch_sub_explicit(&shake_interrupts.asleep, 1, memory_order_relaxed);
 }
 
 void shake_offer(void) {
@@ -90,7 +93,8 @@ static void *shake_interrupts_run(void *context) {
     struct random random = {shake_seed ^ 0x1e77};
     while (!atomic_load_explicit(&shake_interrupts.stop, memory_order_relaxed)) {
         (void)pthread_mutex_lock(&shake_interrupts.mutex);
-        if (shake_interrupts.count > 0) {
+        /* While all sleep, one more signal would wait for the first to wake and stop it where it stands already. */
+        if (shake_interrupts.count > atomic_load_explicit(&shake_interrupts.asleep, memory_order_relaxed)) {
             (void)pthread_kill(shake_interrupts.offered[random_below(&random, shake_interrupts.count)], SIGUSR2);
         }
         (void)pthread_mutex_unlock(&shake_interrupts.mutex);
