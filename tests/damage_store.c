@@ -42,7 +42,7 @@
 #include "base/bytes.h"
 #include "db/db.h"
 #include "support/scenario.h"
-#include "version/edition_note.h"
+#include "version/lock_note.h"
 
 #include <inttypes.h>
 #include <signal.h>

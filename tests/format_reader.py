@@ -151,12 +151,20 @@ class Manifest:
                    "invalid frame before a valid one")
         self.check_levels()
 
-    def noted(self, lock):
-        """The highest edition that a valid note of LOCK names."""
-        key = mix(mix(U64(self.store_id, 0)[0], U64(self.store_id, 8)[0]), 0)
-        notes = [lock[at:at + 24] for at in (16, 40) if len(lock) >= at + 24]
+    def note(self, lock, places, number):
+        """The highest valid note of LOCK at these places."""
+        key = mix(mix(U64(self.store_id, 0)[0], U64(self.store_id, 8)[0]), number)
+        notes = [lock[at:at + 24] for at in places if len(lock) >= at + 24]
         return max([struct.unpack_from("<QQ", note) for note in notes
                     if U64(note, 16)[0] == xxh3_64(note[:16], key)], default=(0, 0))
+
+    def noted(self, lock):
+        """The edition that LOCK notes."""
+        return self.note(lock, (16, 40), 0)
+
+    def durable(self, lock):
+        """The sequence that was durable by the word of LOCK."""
+        return self.note(lock, (64, 88), M64)[0]
 
     def frame_is_valid(self, data, at, index):
         if len(data) - at < 16 or U32(data, at + 4)[0] != index or U32(data, at)[0] > len(data) - at - 16:
@@ -549,6 +557,7 @@ class Store:
         names = os.listdir(path)
         noted = manifest.noted(load("LOCK")) if "LOCK" in names else (0, 0)
         expect(manifest.edition >= noted, "MANIFEST is older than LOCK knows: %r, %r" % (manifest.edition, noted))
+        self.durable = manifest.durable(load("LOCK")) if "LOCK" in names else 0
         self.tables, self.rows = {}, {}
         for space in manifest.spaces:
             rows = self.rows[space] = {}
@@ -566,7 +575,7 @@ class Store:
 
     def follow_log(self, files):
         floor = self.manifest.last_sequence
-        durable, tail, ended = 0, None, False
+        durable, tail, ended = self.durable, None, False
         self.log_records = 0
         numbers = [number for number, _ in files]
         synced = self.manifest.log_synced
@@ -702,6 +711,7 @@ def check(program):
             assert len(tables) > 3 and len(levels) > 1, "a store of too few tables"
             assert {table["filter"] for table in tables} == {1, 2}, "a store without one kind of filter"
             assert (store.log_records > 0) == (mode == "killed"), "log records"
+            assert 0 < store.durable <= store.sequence, "LOCK does not note what was durable"
             check_editions(path, store)
             print("%s: %d of %d flipped bits are damage" % (mode, check_damage(path, store, rng), DAMAGES))
     return 0

@@ -292,6 +292,39 @@ Test(open, of_an_older_manifest_put_back_is_damage_and_changes_nothing) {
     }
 }
 
+Test(open, of_an_older_log_put_back_is_damage_and_changes_nothing) {
+    for (int read_only = 0; read_only < 2; read_only++) {
+        struct room room, killed;
+        struct pleat_db *db = NULL;
+        char kept[sizeof room.path];
+        room_begin(&room);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "old");
+        OK(pleat_sync(room.db, &room.err));
+        room_copy(&room, "kept", kept, sizeof kept);
+        (void)room_put(&room, room.space, "k", "new");
+        OK(pleat_sync(room.db, &room.err));
+        killed = room;
+        room_copy(&room, "killed", killed.path, sizeof killed.path);
+        room_close(&room);
+        shell("cp", kept, "*.wal", killed.path);
+        killed.options.read_only = read_only != 0;
+        uint64_t before = room_digest(killed.path);
+        REFUSED(PLEAT_ERR_CORRUPT, "as LOCK notes", pleat_open(killed.path, &killed.options, &db, &room.err));
+        REFUSED(PLEAT_ERR_CORRUPT, "last durable and last readable sequence: expected 0x2, found 0x1",
+                pleat_open(killed.path, &killed.options, &db, &room.err));
+        cr_assert(!read_only || room_digest(killed.path) == before);
+        shell("rm -f", killed.path, "*.wal", "none"); /* the same of one that is gone */
+        REFUSED(PLEAT_ERR_CORRUPT, ".wal", pleat_open(killed.path, &killed.options, &db, &room.err));
+        shell("cp", kept, "*.wal", killed.path);
+        shell("rm -f", killed.path, "LOCK", "none"); /* on purpose */
+        room_open(&killed);
+        cr_assert(room_holds(killed.space, "k", "old"));
+        room_close(&killed);
+        room_end(&room);
+    }
+}
+
 Test(open, goes_on_without_the_notes_when_lock_is_removed_under_it) {
     struct room room;
     room_begin(&room);

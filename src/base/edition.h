@@ -3,7 +3,7 @@
  *
  * The manifest is the root of a store: nothing refers to it. A manifest that lost its end, or an older one in its
  * place, is as sound as any. So other files note the edition that was durable when they were written (the notes of
- * LOCK: version/edition_note.h; the header of a log segment: wal/wal.h), and a manifest below it is damage.
+ * LOCK: version/lock_note.h; the header of a log segment: wal/wal.h), and a manifest below it is damage.
  *
  *   E1  An edition is noted only when that much of the manifest is durable: no crash leaves a note above the manifest
  *       that it leaves.

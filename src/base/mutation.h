@@ -100,6 +100,8 @@
     X(edition_sync, "F6 M3", "syncing the note of an edit") \
     X(edition_check, "F6 E3", "looking at the check of a note") \
     X(edition_compare, "F6 E1", "comparing the manifest with the edition that LOCK notes") \
+    X(durable_note_early, "F3 F6 Q3", "noting a sequence only when it is durable") \
+    X(durable_note_compare, "F6 Q3", "comparing the end of the log with what LOCK notes") \
     X(edition_segment, "F6 E1", "comparing it with what the headers of log segments note") \
     X(registry_poison, "F7 A2", "the sticky error after a change with an unknown outcome") \
     X(registry_publish, "F7 V5", "publishing only what was written") \

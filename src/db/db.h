@@ -162,6 +162,7 @@ struct pleat_db {
     bool log_prepare_asked;
     bool log_sync_asked;
     uint64_t last_sync_ns;
+    unsigned durable_note;          /* of LOCK, to be written next */
     _Atomic uint64_t durable;      /* release under sync_mu; pairs with the acquire in db_durable */
 
     /* guarded by work_mu: what the background does */

@@ -15,7 +15,8 @@
  *       at a segment whose header does not. What lies behind is never replayed.
  *   Q3  If anything valid that is read - also behind the end - says that a sequence beyond the end had been durable,
  *       the log is damaged, not torn: PLEAT_ERR_CORRUPT, and nothing on disk has changed. A header without predecessor
- *       says so of all sequences before it: open_start makes such a one when everything is in tables.
+ *       says so of all sequences before it: open_start makes such a one when everything is in tables. LOCK notes it,
+ *       too, where no damage of the log reaches.
  *   Q4  A history that may have lost commits ends: unless the store was closed cleanly, a new history begins.
  *   Q5  Files are removed only after the manifest of this life is durable.
  *   Q6  All records up to the end, also those that did not fit in memory, have been judged before anything is written,
@@ -29,6 +30,7 @@
  */
 #include "base/assert.h"
 #include "db/recover_internal.h"
+#include "version/lock_note.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -322,6 +324,27 @@ static int recover_write(struct recovery *recovery, bool was_clean, const struct
     return rc;
 }
 
+/* Q3: whether all that had been durable was read. What LOCK notes is evidence apart from the segments': it must not
+ * hide which of them holds evidence of its own (redo_remove_tail). */
+static int recover_check_end(const struct recovery *recovery, struct pleat_error *err) {
+    struct pleat_db *db = recovery->db;
+    uint64_t noted = durable_note_read(registry_store(db->registry), db->lock, &db->durable_note);
+    uint64_t durable = recovery->durable_evidence;
+    bool is_noted = noted > durable && !MUTATION(durable_note_compare);
+    durable = is_noted ? noted : durable;
+    if (durable <= recovery->last_sequence || MUTATION(recover_evidence)) {
+        return 0;
+    }
+    char name[WAL_NAME_BYTES];
+    wal_name(recovery->end_segment > 0 ? recovery->end_segment : recovery->log_floor, name); /* or none is left */
+    return error_corrupt(err, name, recovery->end_offset,
+                         is_noted
+                             ? "the log ends before what had been durable, as LOCK notes (was an older log put back "
+                               "on purpose? then remove LOCK); last durable and last readable sequence"
+                             : "the log ends before what had been durable; last durable and last readable sequence",
+                         durable, recovery->last_sequence);
+}
+
 /* Reads the live segments and judges where the log ends. Nothing on disk is changed. */
 static int recover_read(struct recovery *recovery, const struct registry_state *state, struct pleat_error *err) {
     struct pleat_db *db = recovery->db;
@@ -336,13 +359,7 @@ static int recover_read(struct recovery *recovery, const struct registry_state *
             rc = recover_scan(recovery, listing->segments[i], err);
         }
     }
-    if (rc == 0 && recovery->durable_evidence > recovery->last_sequence && !MUTATION(recover_evidence)) { /* Q3 */
-        char name[WAL_NAME_BYTES];
-        wal_name(recovery->end_segment, name);
-        rc = error_corrupt(err, name, recovery->end_offset,
-                           "the log ends before what had been durable; last durable and last readable sequence",
-                           recovery->durable_evidence, recovery->last_sequence);
-    }
+    rc = rc == 0 ? recover_check_end(recovery, err) : rc;
     return rc == 0 ? redo_finish(recovery, err) : rc;
 }
 

@@ -17,6 +17,7 @@
  */
 #include "base/assert.h"
 #include "db/db.h"
+#include "version/lock_note.h"
 
 #include <string.h>
 
@@ -30,6 +31,15 @@ static void sync_notify(struct pleat_db *db, uint64_t sequence) {
     if (db->options.on_durable != NULL) {
         db->options.on_durable(db->options.on_durable_context, atomic_load_explicit(&db->history, memory_order_relaxed),
                                sequence);
+    }
+}
+
+/* Notes in LOCK that everything up to `sequence` is durable. sync_mu held. */
+static void sync_note(struct pleat_db *db, uint64_t sequence) {
+    mutex_check_held(&db->sync_mu);
+    if (db->lock != NULL) {
+        durable_note_write(registry_store(db->registry), db->lock, db->durable_note, sequence);
+        db->durable_note = (db->durable_note + 1) % LOCK_NOTES;
     }
 }
 
@@ -47,8 +57,9 @@ static bool sync_advance(struct pleat_db *db, uint64_t sequence, const struct cu
         newest = newest->next;
     }
     if (newest != NULL) {
-        wal_writer_mark(newest->writer, sequence); /* evidence for the next open, outside of what it is about */
+        wal_writer_mark(newest->writer, sequence); /* evidence for the next open, outside of what it is about ... */
     }
+    sync_note(db, sequence); /* ... and outside of the file */
     return true;
 }
 
@@ -156,6 +167,9 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
             is_recorded = segment->recorded;
             taken[count++] = segment;
         }
+    }
+    if (MUTATION(durable_note_early)) {
+        sync_note(db, sequence);
     }
     mutex_unlock(&db->sync_mu);
     struct pleat_error failure = {0};

@@ -17,7 +17,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/mutation.h"
-#include "version/edition_note.h"
+#include "version/lock_note.h"
 
 #include <inttypes.h>
 
@@ -114,7 +114,7 @@ static bool manifest_note(struct manifest *manifest) {
         !edition_note_write(manifest->store, manifest->lock, manifest->note, manifest->edition)) {
         return false;
     }
-    manifest->note = (manifest->note + 1) % EDITION_NOTES;
+    manifest->note = (manifest->note + 1) % LOCK_NOTES;
     return true;
 }
 

@@ -14,7 +14,7 @@
  *   M3  A frame is synced before the next one is written, so at most the last one can be torn. An invalid frame with a
  *       valid one anywhere behind it is damage; with none it was never reported as done, and is passed over.
  *       To make that so for the last frame, too, the edition is noted in LOCK once the frame is synced
- *       (edition_note.h), and that note is synced before the frame counts as done: a manifest below it is damage,
+ *       (lock_note.h), and that note is synced before the frame counts as done: a manifest below it is damage,
  *       whatever its end looks like.
  *       Beside it a *seal* is written behind the frame: an empty frame, in the place of the next one, which overwrites
  *       it. It says the same without LOCK, for as long as the page cache lives. Where no note can be written (a full

@@ -21,7 +21,7 @@
 #include "base/mutation.h"
 #include "version/change.h"
 #include "version/edit_codec.h"
-#include "version/edition_note.h"
+#include "version/lock_note.h"
 #include "version/registry_internal.h"
 #include "version/replay.h"
 
