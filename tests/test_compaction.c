@@ -221,6 +221,43 @@ Test(compaction, tables_of_tombstones_are_pushed_down_by_density) {
     room_fini(&room);
 }
 
+/* A run that is mostly tombstones is worth more than its bytes: each scan over it passes them and what they hide. */
+Test(compaction, an_idle_store_pays_ten_times_as_much_to_be_rid_of_tombstones) {
+    static const struct {
+        unsigned step; /* between the deleted keys */
+        bool is_paid;
+    } rows[] = {{10, true}, {300, false}};
+    for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+        struct random random = random_begin("compaction/idle_tombstones");
+        struct room room;
+        room_init(&room, random_next(&random));
+        room.options.level_base_bytes = 1 << 20;
+        room.options.table_bytes = 1 << 20;
+        room_write(&room, &random, 0, ROOM_KEYS, 1, 0, true);
+        struct update updates[ROOM_KEYS];
+        size_t count = 0;
+        for (unsigned key = 0; key < ROOM_KEYS; key += rows[r].step) {
+            updates[count++] = (struct update){key, 0};
+        }
+        cr_assert_eq(room_flush(&room, updates, count, false, NULL), 0);
+        struct version *version = registry_current(room.registry);
+        const struct tree *tree = version->trees[0];
+        uint64_t below = tree->levels[6].file_bytes, run = tree->levels[0].file_bytes;
+        cr_assert_gt(below, room.options.level_ratio * run, "dearer than any other run may be");
+        cr_assert_eq(below <= 10 * room.options.level_ratio * run, rows[r].is_paid, "%llu below %llu",
+                     (unsigned long long)below, (unsigned long long)run);
+        version_unref(version);
+        room_settle(&room, true);
+        version = registry_current(room.registry);
+        tree = version->trees[0];
+        cr_assert_eq(tree->levels[0].count, rows[r].is_paid ? 0 : 1);
+        cr_assert_eq(tree->levels[6].entries, rows[r].is_paid ? ROOM_KEYS - count : ROOM_KEYS);
+        version_unref(version);
+        room_check(&room, true);
+        room_fini(&room);
+    }
+}
+
 /* K5: the tombstones lie where the last level has a gap between keys of one table, so that no other input touches their
  * blocks; copied as stored they would stay for ever. */
 Test(compaction, untouched_blocks_of_tombstones_are_not_copied) {

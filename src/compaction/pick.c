@@ -6,7 +6,8 @@
  *     level 0 above its target   (its output is busy: a merge inside level 0)
  *     a level above its target   (furthest above first; a level above the base has none and comes before all)
  *     a table of tombstones
- *     idle: level 0 down to two runs, and to none where that costs no more than a level always does
+ *     idle: level 0 down to two runs, and to none where that costs no more than a level always does (a run of
+ *         tombstones: ten times that)
  *
  * A non-idle pick that answers PLEAT_END with nothing busy means that compaction_debt is 0 but for level 0's idle part.
  */

@@ -8,6 +8,8 @@
 #define INPUT_TABLES_MAX 25
 /* A table is not moved above more of the next deeper level than this many tables' worth: it is cut up on the way. */
 #define MOVE_BELOW_TABLES_MAX 10
+/* See level0_worth. */
+#define TOMBSTONES_WORTH 10u
 
 bool pick_is_busy(const struct table_ref *ref) {
     return atomic_load_explicit(&ref->busy, memory_order_relaxed); /* relaxed: written by the same serialised callers */
@@ -101,6 +103,12 @@ static void level0_component(const struct level *level0, bool *members, struct p
     *ret_upper = upper;
 }
 
+/* The bytes of a table, or as many as it is worth to an idle store to merge it: tombstones take little room and much
+ * time, for each scan passes them and what they hide. */
+static uint64_t level0_worth(const struct table_meta *meta) {
+    return meta->file_bytes * (shape_is_dense(meta) ? TOMBSTONES_WORTH : 1);
+}
+
 int pick_level0(struct pick *pick, bool only_cheap) {
     const struct level *level0 = &pick->tree->levels[0];
     const struct level *output = &pick->tree->levels[pick->shape.level0_output];
@@ -118,12 +126,12 @@ int pick_level0(struct pick *pick, bool only_cheap) {
     uint64_t overlap_bytes;
     shape_range(output, lower, upper, &begin, &end);
     int rc = range_is_free(output, begin, end, &overlap_bytes) ? 0 : PLEAT_END;
-    uint64_t member_bytes = 0;
+    uint64_t worth_bytes = 0;
     for (size_t i = 0; i < level0->count; i++) {
-        member_bytes += members[i] ? level0->tables[i]->meta.file_bytes : 0;
+        worth_bytes += members[i] ? level0_worth(&level0->tables[i]->meta) : 0;
     }
     /* Not dearer than what every level pays: a run is merged into level_ratio times its bytes. */
-    if (only_cheap && overlap_bytes > (uint64_t)pick->options->level_ratio * member_bytes) {
+    if (only_cheap && overlap_bytes > (uint64_t)pick->options->level_ratio * worth_bytes) {
         rc = PLEAT_END;
     }
     if (rc == 0) {
