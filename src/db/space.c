@@ -123,6 +123,11 @@ static int space_open_locked(struct pleat_db *db, struct pleat_slice name, const
     return rc;
 }
 
+/* Lets go of the versions before a change. Without threads nobody else would, until the next step. No lock held. */
+static void space_sweep(struct pleat_db *db) {
+    view_sweep(db, db->options.background == PLEAT_BACKGROUND_STEPS);
+}
+
 int pleat_space_open(struct pleat_db *db, struct pleat_slice name, const struct pleat_space_options *options,
                      struct pleat_space **ret_space, struct pleat_error *err) {
     error_clear(err);
@@ -147,6 +152,7 @@ int pleat_space_open(struct pleat_db *db, struct pleat_slice name, const struct 
     mutex_lock(&db->open_mu);
     rc = space_open_locked(db, name, &given, &resolved, ret_space, err);
     mutex_unlock(&db->open_mu);
+    space_sweep(db);
     return rc;
 }
 
@@ -201,6 +207,7 @@ static int space_remove(struct pleat_space *space, bool drop, struct pleat_error
     }
     mutex_unlock(&db->commit_mu);
     mutex_unlock(&db->open_mu);
+    space_sweep(db);
     return rc;
 }
 
