@@ -5,6 +5,7 @@
 #include "base/bytes.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "platform/thread.h"
 #include "platform/vfs.h"
 #include "support/store_room.h"
 #include "wal/wal.h"
@@ -587,9 +588,13 @@ Test(read_only, open_of_an_unclean_store_sees_the_logs_commits_without_writing) 
     uint64_t before = room_digest(killed.path);
     cr_assert_eq(chmod(killed.path, 0555), 0);
     killed.options.read_only = true;
+    killed.options.durability = PLEAT_SYNC_INTERVAL;
+    killed.options.sync_interval_ms = 1;
+    killed.options.background = PLEAT_BACKGROUND_THREADS;
     for (int round = 0; round < 2; round++) {
         struct pleat_cursor_value cursor;
         room_open(&killed);
+        thread_sleep_ns(50000000); /* no time makes durable what only reads */
         cr_assert(room_holds(killed.space, "flushed", "1"));
         cr_assert(room_holds(killed.space, "logged", "2"));
         cr_assert_eq(pleat_cursor_read(killed.db, NONE, PLEAT_APPLIED, &cursor, &room.err), 0);

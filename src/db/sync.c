@@ -152,6 +152,7 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     struct segment *taken[SYNC_SEGMENTS_MAX];
     size_t count = 0;
     bool names = false, is_recorded = true;
+    ASSERT(!db->read_only);
     ASSERT(db_durable(db) >= db->recovered_sequence || MUTATION(sync_recovered)); /* Y4 */
     db->syncing = true;
     mutex_lock(&db->cursors_mu);
