@@ -711,6 +711,29 @@ Test(stats, blocks_that_are_read_stay_cached_while_their_tables_are_replaced) {
     room_end(&room);
 }
 
+/* What a flush adds to level 0 lies in the cache beside the older blocks: only where there is room for both. */
+Test(stats, blocks_of_level_0_are_carried_only_into_a_cache_with_room) {
+    uint64_t used = 0;
+    for (int is_small = 0; is_small < 2; is_small++) {
+        struct room room;
+        room_begin(&room);
+        room.options.cache_bytes = is_small ? used + used / 4 : room.options.cache_bytes;
+        room_open(&room);
+        rewrite(&room, 1);
+        for (int round = 0; round < 3; round++) {
+            (void)misses_of_all_keys(&room);
+        }
+        used = room_stats(&room).cache_used_bytes;
+        fill(&room, room.space, 0, 1000, 9, "....");
+        OK(pleat_flush(room.db, &room.err));
+        uint64_t carried = room_stats(&room).cache_used_bytes;
+        cr_assert(is_small ? carried <= used + used / 8 : carried > used, "%" PRIu64 " bytes, then %" PRIu64, used,
+                  carried);
+        cr_assert_eq(misses_of_all_keys(&room) > 0, is_small, "the level 0 blocks are loaded by who reads them");
+        room_end(&room);
+    }
+}
+
 Test(stats, blocks_that_nobody_reads_are_loaded_by_nothing) {
     struct room room;
     room_begin(&room);

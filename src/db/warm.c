@@ -15,6 +15,8 @@
  *   W1  A block is loaded only where a used one of an older table lies: carrying is bounded by what readers loaded.
  *   W2  When the older table goes away with the change, its block is dropped as the new one is loaded: the cache does
  *       not hold both, and the new frame gets memory that has been touched.
+ *       In level 0, where the older block stays beside the new one, that holds only while the cache is less than half
+ *       full: a run there is soon merged, and must not push out what outlives it.
  *   W3  This is advice: it waits for nobody, stops when a flush waits or the store closes, and its failures are left to
  *       the reader who meets them.
  */
@@ -132,6 +134,11 @@ static void warm_table(struct pleat_db *db, const struct tree *before, struct ta
     }
 }
 
+/* W2: whether what is added to this level has room. */
+static bool warm_has_room(const struct cache_stats *stats, const struct edit_table *added) {
+    return added->level > 0 || stats->used_bytes + added->meta.file_bytes <= stats->capacity_bytes / 2;
+}
+
 /* The table of this number in a level, or NULL: another job has taken it away. */
 static struct table_ref *warm_find(const struct level *level, const struct table_meta *meta) {
     for (size_t i = 0; i < level->count; i++) {
@@ -154,7 +161,7 @@ void warm_added(struct pleat_db *db, const struct version *before, const struct 
         const struct edit_table *added = &edit->added[i];
         int slot = version_slot(after, added->space);
         const struct tree *older = slot >= 0 ? before->trees[slot] : NULL;
-        if (older == NULL || older->space.id != added->space) {
+        if (older == NULL || older->space.id != added->space || !warm_has_room(&stats, added)) {
             continue;
         }
         struct table_ref *ref = warm_find(&after->trees[slot]->levels[added->level], &added->meta);
