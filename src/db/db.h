@@ -331,14 +331,19 @@ static inline uint64_t db_durable(const struct pleat_db *db) {
 }
 /* Returns when `sequence` is durable, leading a sync or waiting for one that covers it. No lock held. */
 int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err);
-/* A flush made everything up to `sequence` durable, with these cursors; segments below log_floor are dead: closed and
- * unlinked. */
-void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors, uint64_t log_floor);
+/* A flush made everything up to `sequence` durable, with these cursors. */
+void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors);
+/* Closes and unlinks the segments below log_floor, oldest first, waiting for threads that are inside one (Y2). No lock
+ * held that such a thread may want. */
+void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor);
 /* Waits until no sync has to wait for the flush of recovered records (Y4). That may fail without poisoning the store: a
  * commit that asks for a sync waits before anything of it is applied. No lock held. */
 int sync_recovered(struct pleat_db *db, struct pleat_error *err);
 /* Makes all names in the directory durable. A failure poisons the store (Y3). No lock above that of commits held. */
 int sync_names(struct pleat_db *db, struct pleat_error *err);
+/* Makes the name of a life's first segment durable before its rotation has to wait for it: 0, PLEAT_END when that is
+ * not due (flushes and syncs do it for those behind it), or an error. No lock held. */
+int sync_first_name(struct pleat_db *db);
 /* Asks the log thread to make the pages ahead ready, or to sync. */
 void sync_ask(struct pleat_db *db, bool prepare, bool sync);
 int sync_thread_start(struct pleat_db *db, struct pleat_error *err);

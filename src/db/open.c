@@ -456,7 +456,8 @@ static int close_write(struct pleat_db *db, struct pleat_error *err) {
         rc = view_apply(db, &edit, err);
     }
     if (rc == 0) {
-        sync_flushed(db, edit.last_sequence, &edit.cursors, edit.log_floor);
+        sync_flushed(db, edit.last_sequence, &edit.cursors);
+        sync_unlink_dead(db, edit.log_floor);
     }
     edit_fini(&edit);
     return rc;

@@ -63,8 +63,7 @@ static bool sync_advance(struct pleat_db *db, uint64_t sequence, const struct cu
     return true;
 }
 
-/* Closes and unlinks the segments below log_floor, oldest first, waiting for threads that are inside one (Y2). */
-static void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
+void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
     for (;;) {
         mutex_lock(&db->sync_mu);
         struct segment *segment = db->segments;
@@ -88,13 +87,12 @@ static void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
     }
 }
 
-void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors, uint64_t log_floor) {
+void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors) {
     mutex_lock(&db->sync_mu);
     bool advanced = sync_advance(db, sequence, cursors);
     condition_broadcast(&db->sync_done);
     condition_signal(&db->log_wake); /* a sync that was due may have waited for this (Y4) */
     mutex_unlock(&db->sync_mu);
-    sync_unlink_dead(db, log_floor);
     if (advanced) {
         sync_notify(db, sequence);
     }
@@ -124,6 +122,21 @@ int sync_names(struct pleat_db *db, struct pleat_error *err) {
     }
     mutex_unlock(&db->sync_mu);
     return rc;
+}
+
+/* The only segment there is, half full and without a durable name? sync_mu held. */
+static bool sync_first_is_due(struct pleat_db *db) {
+    mutex_check_held(&db->sync_mu);
+    const struct segment *first = db->segments;
+    return first != NULL && first->next == NULL && first->writer != NULL && !first->name_synced &&
+           wal_writer_used(first->writer) > db->options.memtable_bytes / 2;
+}
+
+int sync_first_name(struct pleat_db *db) {
+    mutex_lock(&db->sync_mu);
+    bool is_due = sync_first_is_due(db);
+    mutex_unlock(&db->sync_mu);
+    return is_due ? sync_names(db, NULL) : PLEAT_END;
 }
 
 /* Takes part in no lock but names_mu; syncs the captured segments oldest first. */
@@ -287,6 +300,11 @@ static void sync_prepare_ahead(struct pleat_db *db) {
     mutex_lock(&db->sync_mu);
     newest->users--;
     condition_broadcast(&db->sync_done);
+    if (sync_first_is_due(db)) {
+        mutex_unlock(&db->sync_mu);
+        scheduler_wake(db->scheduler);
+        mutex_lock(&db->sync_mu);
+    }
 }
 
 /* Whether a sync by interval or by request is due. sync_mu held. */

@@ -143,16 +143,18 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
         return PLEAT_END;
     }
     generation_ref(generation); /* it stays in the current view until this flush has removed it */
+    uint64_t log_floor = generation->log_floor;
     struct version *before = registry_current(db->registry);
     struct edit edit;
     edit_init(&edit, db->mem);
     struct pleat_error failure = {0};
     if (MUTATION(flush_reported_last)) {
-        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->log_floor);
+        sync_flushed(db, generation->last_sequence, &generation->cursors);
+        sync_unlink_dead(db, log_floor);
     }
-    rc = work_flush_runs(db, generation, generation->log_floor, before, &edit, &failure);
+    rc = work_flush_runs(db, generation, log_floor, before, &edit, &failure);
     if (rc == 0) {
-        sync_flushed(db, generation->last_sequence, &generation->cursors, generation->log_floor);
+        sync_flushed(db, generation->last_sequence, &generation->cursors);
         work_flow(db);
     } else {
         rc = work_failed(db, "flush", rc, &failure);
@@ -160,7 +162,6 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     }
     generation_unref(generation);
     if (rc == 0) {
-        generation_reserve_number(db);
         view_sweep(db, true); /* the arena goes back to the pool before the next generation asks for one (D3) */
     }
     mutex_lock(&db->work_mu);
@@ -171,8 +172,10 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     }
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
-    if (rc == 0) {
-        warm_added(db, before, &edit, NULL); /* behind everything that a commit may wait for */
+    if (rc == 0) { /* behind everything that a commit may wait for: to remove a segment takes tens of ms */
+        generation_reserve_number(db);
+        sync_unlink_dead(db, log_floor);
+        warm_added(db, before, &edit, NULL);
     }
     edit_fini(&edit);
     version_unref(before);
@@ -336,6 +339,9 @@ int work_run(void *context, unsigned worker) {
     int rc = work_flush(db, NULL);
     if (rc == PLEAT_END) {
         rc = work_compact(db, NULL);
+    }
+    if (rc == PLEAT_END) {
+        rc = sync_first_name(db);
     }
     if (rc == PLEAT_END) {
         epoch_collect(db->epoch);
