@@ -2,13 +2,15 @@
 """Kept stores of every format version, which every later version must open, read, write and compact.
 
     golden.py PROGRAM                 checks all stores of tests/golden/ with PROGRAM (tests/format_store.c)
-    golden.py --make PROGRAM VERSION  writes tests/golden/VERSION/ anew: only for a format version that no release has
+    golden.py --make PROGRAM VERSION  writes what is missing in tests/golden/VERSION/: only for a format version that no
+                                      release has
 
 A store is kept as NAME.tar.xz, what it holds as NAME.txt.xz, a line each as PROGRAM prints it. Kept stores never
 change: files of every released version open for ever, and these show it. Between them they have all that a format has:
 stores that were closed and that were killed with commits in two log segments, LZ4 and raw blocks, narrow and wide ones,
 Bloom and fuse filters, groups by length and by delimiter, the longest and the empty key, empty values, versions, flags,
-several spaces (one dropped, one cleared), cursors with incarnations."""
+several spaces (one dropped, one cleared), cursors with incarnations; and, in those called noted, LOCK with its notes
+and segments that name the manifest's edition, which the first ones were made without."""
 import hashlib
 import lzma
 import os
@@ -19,7 +21,7 @@ import tempfile
 
 HOME = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 STORES = {"closed-1": ("closed", 101), "closed-2": ("closed", 102), "killed-1": ("killed", 103),
-          "killed-2": ("killed", 104)}
+          "killed-2": ("killed", 104), "noted-closed": ("closed", 105), "noted-killed": ("killed", 106)}
 
 
 def run(program, *arguments):
@@ -28,12 +30,15 @@ def run(program, *arguments):
 
 def make(program, version):
     home = os.path.join(HOME, version)
-    os.makedirs(home)  # never over kept ones
+    os.makedirs(home, exist_ok=True)
     for name, (mode, seed) in sorted(STORES.items()):
+        if os.path.exists(os.path.join(home, name + ".tar.xz")):
+            continue  # never over kept ones
         with tempfile.TemporaryDirectory() as work:
             store = os.path.join(work, "store")
             text = run(program, store, mode, str(seed))
-            os.unlink(os.path.join(store, "LOCK"))
+            if not name.startswith("noted"):
+                os.unlink(os.path.join(store, "LOCK"))
             with tarfile.open(os.path.join(home, name + ".tar.xz"), "w:xz", preset=9) as tar:
                 for file in sorted(os.listdir(store)):
                     info = tar.gettarinfo(os.path.join(store, file), file)
