@@ -746,18 +746,24 @@ Test(syncing, it_covers_every_older_segment_and_the_names) {
 
 /* F7: after either the outcome on disk is unknown, so nothing is asked of it again. */
 Test(syncing, a_failed_sync_or_append_makes_the_store_read_only_with_that_error) {
-    for (int append = 0; append < 2; append++) {
+    enum { SYNC, APPEND, STEP, WAYS };
+    for (int way = SYNC; way < WAYS; way++) {
         struct life life;
         struct pleat_error sticky = {0};
         life_begin(&life, simfs_new(18));
+        life.options.durability = way == STEP ? PLEAT_SYNC_INTERVAL : life.options.durability;
+        life.options.sync_interval_bytes = 1; /* a step has something to sync behind each commit */
         life_open(&life);
         life_commit(&life, 'a', 2);
-        simfs_fault_add(life.fs, (struct simfs_fault){.calls = append != 0 ? SIMFS_LOG_PUBLISH : SIMFS_LOG_SYNC,
+        simfs_fault_add(life.fs, (struct simfs_fault){.calls = way == APPEND ? SIMFS_LOG_PUBLISH : SIMFS_LOG_SYNC,
                                                       .at = 1,
                                                       .os_errno = EIO,
                                                       .half = true});
-        int rc = append != 0 ? life_try_commit(&life, 'b') : pleat_sync(life.db, &life.err);
+        int rc = way == APPEND ? life_try_commit(&life, 'b')
+                 : way == STEP ? pleat_step(life.db, &life.err)
+                               : pleat_sync(life.db, &life.err);
         cr_assert_eq(rc, PLEAT_ERR_IO, "%s", life.err.message);
+        cr_assert_eq(life.err.code, PLEAT_ERR_IO, "way %d", way);
         cr_assert_eq(pleat_health(life.db, &sticky), PLEAT_ERR_IO);
         cr_assert_str_eq(sticky.message, life.err.message, "the sticky error is another one");
         cr_assert_eq(life_try_commit(&life, 'b'), PLEAT_ERR_IO);

@@ -349,7 +349,7 @@ void sync_ask(struct pleat_db *db, bool prepare, bool sync);
 int sync_thread_start(struct pleat_db *db, struct pleat_error *err);
 void sync_thread_stop(struct pleat_db *db);
 /* PLEAT_BACKGROUND_STEPS: does what the log thread would do now: 0, or PLEAT_END when nothing was due. */
-int sync_step(struct pleat_db *db);
+int sync_step(struct pleat_db *db, struct pleat_error *err);
 /* Closes every segment's storage without touching the files. */
 void sync_close_segments(struct pleat_db *db);
 

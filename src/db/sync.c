@@ -364,12 +364,12 @@ void sync_thread_stop(struct pleat_db *db) {
     db->log_thread_runs = false;
 }
 
-int sync_step(struct pleat_db *db) {
+int sync_step(struct pleat_db *db, struct pleat_error *err) {
     int rc = PLEAT_END;
     mutex_lock(&db->sync_mu);
     if (sync_is_due(db, db->vfs->now_ns(db->vfs))) {
         db->log_sync_asked = false;
-        rc = sync_lead(db, NULL);
+        rc = sync_lead(db, err);
     }
     mutex_unlock(&db->sync_mu);
     return rc;

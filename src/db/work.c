@@ -433,7 +433,7 @@ int pleat_step(struct pleat_db *db, struct pleat_error *err) {
     if (db->options.background != PLEAT_BACKGROUND_STEPS) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "pleat_step needs options.background = PLEAT_BACKGROUND_STEPS");
     }
-    rc = sync_step(db);
+    rc = sync_step(db, err);
     if (rc == PLEAT_END) {
         rc = work_flush(db, err);
     }
