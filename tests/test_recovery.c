@@ -9,6 +9,7 @@
  * it, the others are not (F2).
  */
 #include "db/db.h"
+#include "support/failmem.h"
 #include "support/simfs.h"
 
 #include <criterion/criterion.h>
@@ -574,6 +575,59 @@ Test(recovery, a_log_that_does_not_fit_in_memory_is_flushed_by_the_open) {
     life_open(&life);
     life_check(&life, 183, "synced");
     life_end(&life);
+}
+
+/* An open of a copy of the life's disk that meets one failure, and one behind it that meets none. False: nothing failed. */
+static bool long_log_fails(const struct life *life, uint64_t allocation, uint64_t call) {
+    struct life next = *life;
+    struct failmem fail;
+    failmem_init(&fail);
+    fail.fail_at = allocation;
+    next.fs = simfs_clone(life->fs);
+    if (call > 0) {
+        simfs_fault_add(next.fs, (struct simfs_fault){.calls = SIMFS_ANY, .at = call, .os_errno = EIO});
+    }
+    memset(&next.err, 0, sizeof next.err);
+    next.db = NULL;
+    int rc = db_open_with("store", &next.options, simfs_vfs(next.fs), &fail.mem, &next.db, &next.err);
+    bool has_failed = allocation > 0 ? fail.calls >= allocation : simfs_faults_fired(next.fs) > 0;
+    if (rc == 0) { /* what failed was advice, or left to the background */
+        fail.fail_at = 0;
+        simfs_faults_clear(next.fs);
+        life_check(&next, 180, "beside a failure");
+        (void)pleat_close(next.db, NULL);
+        next.db = NULL;
+    } else {
+        cr_assert(has_failed && next.db == NULL && next.err.code == rc, "%d %s", rc, next.err.message);
+        cr_assert_eq(rc == PLEAT_ERR_NO_MEMORY, allocation > 0, "%d %s", rc, next.err.message);
+    }
+    cr_assert_eq(fail.live, 0, "allocation %d, call %d: leaked", (int)allocation, (int)call);
+    simfs_faults_clear(next.fs);
+    life_crash(&next, SIMFS_KILL, 1);
+    life_open(&next);
+    life_check(&next, 180, "behind a failed recovery");
+    life_end(&next);
+    return has_failed;
+}
+
+Test(recovery, a_long_log_survives_each_failure_of_the_open_that_flushes_it) {
+    struct life life;
+    struct pleat_db *db = NULL;
+    life_begin(&life, simfs_new(23));
+    life.options.memtable_bytes = 1u << 20;
+    life_open(&life);
+    life_commit(&life, 'a', 180);
+    life_crash(&life, SIMFS_KILL, 1);
+    life.options.memtable_bytes = 4096; /* two of them hold a part of it */
+    for (uint64_t n = 1; long_log_fails(&life, n, 0); n++) {
+    }
+    for (uint64_t n = 1; long_log_fails(&life, 0, n); n++) {
+    }
+    life.options.read_only = true;
+    cr_assert_eq(db_open_with("store", &life.options, simfs_vfs(life.fs), &mem_system, &db, &life.err),
+                 PLEAT_ERR_NO_MEMORY);
+    cr_assert(strstr(life.err.message, "open the store for writing first") != NULL, "%s", life.err.message);
+    simfs_free(life.fs);
 }
 
 /* Q5: at whichever operation of a recovery the power goes, the next one finds all that was durable. */
