@@ -577,7 +577,7 @@ Test(recovery, a_log_that_does_not_fit_in_memory_is_flushed_by_the_open) {
     life_end(&life);
 }
 
-/* An open of a copy of the life's disk that meets one failure, and one behind it that meets none. False: nothing failed. */
+/* An open of a copy of the disk that meets one failure, and one behind it that meets none. False: nothing failed. */
 static bool long_log_fails(const struct life *life, uint64_t allocation, uint64_t call) {
     struct life next = *life;
     struct failmem fail;
