@@ -143,6 +143,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
         return PLEAT_END;
     }
     generation_ref(generation); /* it stays in the current view until this flush has removed it */
+    generation_reserve_number(db); /* before a commit can wait for this flush: it goes on with that number */
     uint64_t log_floor = generation->log_floor;
     struct version *before = registry_current(db->registry);
     struct edit edit;
@@ -173,7 +174,6 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
     if (rc == 0) { /* behind everything that a commit may wait for: to remove a segment takes tens of ms */
-        generation_reserve_number(db);
         sync_unlink_dead(db, log_floor);
         warm_added(db, before, &edit, NULL);
     }
