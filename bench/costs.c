@@ -568,7 +568,7 @@ int main(int argc, char **argv) {
     commit_scenario("commit of 100", PLEAT_SYNC_NONE, 100);
     commit_scenario("commit synced", PLEAT_SYNC_EACH, 1);
     reading_scenario("reading cached", 16 << 20);
-    reading_scenario("reading uncached", 64 << 10);
+    reading_scenario("reading uncached", 128 << 10); /* the page of the filter fits beside some blocks */
     deleting_scenario();
     recovery_scenario();
     if (path == NULL) {

@@ -291,7 +291,7 @@ class Table:
         footer = data[at:]
         expect(footer[:8] == b"PLEATTBL" and footer[144:] == b"tblPLEAT", "table magic")
         expect(U64(footer, 136)[0] == xxh3_64(footer[:136], mix(self.seed, at)), "footer checksum")
-        expect(struct.unpack_from("<II", footer, 8) == (1, 152) and footer[16:32] == store_id, "footer identity")
+        expect(struct.unpack_from("<II", footer, 8) == (2, 152) and footer[16:32] == store_id, "footer identity")
         number, file_bytes, entries, blocks, zero = struct.unpack_from("<QQQII", footer, 32)
         expect((number, file_bytes, zero) == (meta["number"], len(data), 0), "footer fields")
         expect(U64(footer, 136)[0] == meta["footer_checksum"], "footer checksum of the manifest")
@@ -300,10 +300,13 @@ class Table:
         expect(index[0] + 24 + index[1] == filter_[0] and filter_end == properties[0], "sections do not touch")
         expect(properties[0] + 24 + properties[1] == at, "sections do not touch the footer")
         self.check_properties(self.section(properties), entries, blocks)
-        self.filter = Filter(self.section(filter_)) if filter_[1] else None
+        image = self.section(index)
+        pages_end = U64(image, 16)[0]
+        self.filter = Filter(*self.filter_image(self.section(filter_), pages_end, index[0])) if filter_[1] else None
+        expect(self.filter or pages_end == index[0], "pages of no filter")
         expect((self.filter.kind if self.filter else 0) == meta["filter"], "filter kind")
         self.rows = {}
-        self.read_blocks(self.section(index), blocks, index[0])
+        self.read_index(image, blocks)
         self.check_rows()
 
     def piece(self, offset, stored_bytes, image_bytes):
@@ -338,29 +341,46 @@ class Table:
         expect(image[80:] == meta["smallest"] + meta["largest"], "range against the manifest")
         expect((entries, blocks) == (meta["entries"], meta["blocks"]), "footer counts against the manifest")
 
-    def read_blocks(self, image, blocks, end):
-        n, zero, separator_bytes = struct.unpack_from("<IIQ", image)
-        expect((n, zero) == (blocks, 0) and n > 0, "index header")
-        expect(len(image) == 16 + 8 * n + 2 * (n - 1) + separator_bytes, "index length")
-        lengths_at = 16 + 8 * n
-        separators = Bytes(image, lengths_at + 2 * (n - 1))
-        offset, last, separator = 0, None, None
-        for i in range(n):
-            stored, image_bytes = struct.unpack_from("<II", image, 16 + 8 * i)
-            is_packed = self.data[offset + 16:offset + 17] == b"\1"
-            for key, row in read_block(self.piece(offset, stored, image_bytes)[1], is_packed):
+    def filter_image(self, directory, offset, end):
+        """The directory, with the data of all parts behind it."""
+        parts, data = U32(directory, 4)[0], b""
+        for part in range(parts):
+            _, _, shape, units = struct.unpack_from("<QQII", directory, 16 + 24 * part)
+            if units:
+                length = (((units if U32(directory)[0] == 1 else units + 2) * shape) + 63) // 64 * 64
+                data += self.piece(offset, length, length)[1]
+                offset += 24 + length
+        expect(offset == end, "filter pages do not end at the index")
+        return directory + data, len(directory)
+
+    def read_index(self, image, blocks):
+        pages, zero, pages_at, pages_end, stored_max, image_max = struct.unpack_from("<IIQQII", image)
+        expect(zero == 0 and pages > 0 and pages_at < pages_end, "index header")
+        offsets = struct.unpack_from("<%dQ" % pages, image, 32) + (pages_at,)
+        firsts = struct.unpack_from("<%dI" % pages, image, 32 + 8 * pages) + (blocks,)
+        places, separators = read_node(image[32 + 12 * pages:], pages_end - pages_at)
+        expect(len(places) == pages and offsets[0] == firsts[0] == 0, "pages of the index")
+        self.last, self.longest = None, [0, 0]
+        for page, (at, stored, image_bytes) in enumerate(places):
+            covered = offsets[page + 1] - offsets[page]
+            node = read_node(self.piece(pages_at + at, stored, image_bytes)[1], covered)
+            expect(len(node[0]) == firsts[page + 1] - firsts[page], "blocks of an index page")
+            self.read_blocks(offsets[page], node, separators[page - 1] if page > 0 else None)
+        expect(self.longest == [stored_max, image_max], "longest block")
+
+    def read_blocks(self, base, node, separator):
+        for i, (at, stored, image_bytes) in enumerate(node[0]):
+            is_packed = self.data[base + at + 16:base + at + 17] == b"\1"
+            self.longest = [max(self.longest[0], stored), max(self.longest[1], image_bytes)]
+            for key, row in read_block(self.piece(base + at, stored, image_bytes)[1], is_packed):
                 if separator is not None:
-                    common = len(os.path.commonprefix([last, key]))
-                    expect(separator == key[:common + 1], "separator %d" % i)
+                    common = len(os.path.commonprefix([self.last, key]))
+                    expect(separator == key[:common + 1], "separator before %r" % key)
                     separator = None
-                expect(last is None or last < key, "order of keys")
+                expect(self.last is None or self.last < key, "order of keys")
                 self.rows[key] = row
-                last = key
-            if i + 1 < n:
-                separator = separators.take(U16(image, lengths_at + 2 * i)[0])
-                expect(len(separator) > 0, "empty separator")
-            offset += 24 + stored
-        expect(offset == end and separators.at == separators.end, "blocks do not end at the index")
+                self.last = key
+            separator = node[1][i] if i < len(node[1]) else None
 
     def group(self, key):
         space = self.space
@@ -386,6 +406,34 @@ class Table:
                 group = self.group(key)
                 hash_ = xxh3_64(group, 0x9D1F6A7B3C5E2481) if group else None
                 expect(hash_ is None or self.filter.may_contain(hash_), "group that the filter lacks")
+
+
+def read_node(image, covered):
+    """[(offset, stored bytes, image bytes) of each child], [separators]."""
+    n, prefix_bytes, tail_bytes, zero = struct.unpack_from("<IIII", image)
+    expect(n > 0 and zero == 0, "header of an index node")
+    heads_at = 16 + (prefix_bytes + 7) // 8 * 8
+    offsets_at = heads_at + 8 * (n - 1)
+    lengths_at = offsets_at + 8 * n
+    ends_at = lengths_at + 2 * (n - 1)
+    tails_at = ends_at + (4 * (n - 1) if tail_bytes else 0)
+    expect(len(image) == tails_at + tail_bytes, "length of an index node")
+    expect(not any(image[16 + prefix_bytes:heads_at]), "zeros behind a prefix")
+    prefix, tails, end = image[16:16 + prefix_bytes], image[tails_at:], 0
+    offsets = struct.unpack_from("<%dI" % n, image, offsets_at) + (covered,)
+    images = struct.unpack_from("<%dI" % n, image, offsets_at + 4 * n)
+    separators = []
+    for i in range(n - 1):
+        length, begin = U16(image, lengths_at + 2 * i)[0], end
+        end = U32(image, ends_at + 4 * i)[0] if tail_bytes else 0
+        head = struct.pack(">Q", U64(image, heads_at + 8 * i)[0])
+        rest = length - prefix_bytes
+        expect(rest >= 0 and length > 0 and not any(head[rest:]) and end - begin == max(0, rest - 8), "a separator")
+        separators.append(prefix + head[:rest] + tails[begin:end])
+    expect(offsets[0] == 0 and end == tail_bytes, "ends of an index node")
+    expect(all(a < b for a, b in zip(separators, separators[1:])), "order of separators")
+    expect(prefix == (os.path.commonprefix(separators) if n > 1 else b""), "prefix of the separators")
+    return [(offsets[i], offsets[i + 1] - offsets[i] - 24, images[i]) for i in range(n)], separators
 
 
 def read_block(image, is_packed):
@@ -416,7 +464,7 @@ def read_block(image, is_packed):
 
 
 class Filter:
-    def __init__(self, image):
+    def __init__(self, image, directory_bytes):
         self.image = image
         self.kind, n, self.hashes = struct.unpack_from("<IIQ", image)
         expect(self.kind in (1, 2) and 0 < n <= (len(image) - 16) // 24, "filter header")
@@ -432,7 +480,7 @@ class Filter:
             else:
                 expect(shape & (shape - 1) == 0 and 4 <= shape <= 262144, "fuse shape")
             at += ((units if self.kind == 1 else units + 2) * shape + 63) // 64 * 64
-        expect(at == len(image), "filter length")
+        expect(at == len(image) and directory_bytes == (16 + 24 * n + 63) // 64 * 64, "filter length")
 
     def may_contain(self, hash_):
         product = hash_ * len(self.parts)

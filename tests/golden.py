@@ -9,8 +9,8 @@ A store is kept as NAME.tar.xz, what it holds as NAME.txt.xz, a line each as PRO
 change: files of every released version open for ever, and these show it. Between them they have all that a format has:
 stores that were closed and that were killed with commits in two log segments, LZ4 and raw blocks, narrow and wide ones,
 Bloom and fuse filters, groups by length and by delimiter, the longest and the empty key, empty values, versions, flags,
-several spaces (one dropped, one cleared), cursors with incarnations; and, in those called noted, LOCK with its notes
-and segments that name the manifest's edition, which the first ones were made without."""
+several spaces (one dropped, one cleared), cursors with incarnations; and, in those called noted, LOCK with its notes,
+which the others lack."""
 import hashlib
 import lzma
 import os

@@ -3,6 +3,7 @@
  *
  * The claim is always the same: an error that says so, or the right answer; never a wrong one, a crash or a leak.
  */
+#include "sstable/index_node.h"
 #include "sstable/table_format.h"
 #include "support/failmem.h"
 #include "support/table_room.h"
@@ -85,11 +86,16 @@ static void read_hostile(struct room *room, uint64_t number) {
     (void)table_verify(&room->store, &meta, NULL, &check, NULL);
     if (table_open(&room->store, &meta, &table, NULL) == 0) {
         struct source_bounds bounds = {.lower = (const uint8_t *)"svc.000001", .lower_bytes = 10};
-        struct source *source = new_source(table, &bounds);
-        uint8_t last[LIMIT_KEY_BYTES];
+        struct source *source = NULL;
+        uint8_t last[LIMIT_KEY_BYTES] = {0};
         size_t last_bytes = SIZE_MAX;
         uint64_t steps = 0;
-        for (int rc = source->ops->first(source); rc == 0 && steps < 100000; rc = source->ops->next(source), steps++) {
+        int rc = table_source_new(table, &bounds, &source, NULL);
+        if (rc < 0) { /* a page of the index cannot be read */
+            bounds.lower = NULL;
+            source = new_source(table, &bounds);
+        }
+        for (rc = source->ops->first(source); rc == 0 && steps < 100000; rc = source->ops->next(source), steps++) {
             struct table_block block;
             (void)table_source_block(source, &block);
             cr_assert(last_bytes == SIZE_MAX ||
@@ -97,7 +103,7 @@ static void read_hostile(struct room *room, uint64_t number) {
             memcpy(last, source->entry.key, source->entry.key_bytes);
             last_bytes = source->entry.key_bytes;
         }
-        for (int rc = source->ops->last(source); rc == 0; rc = source->ops->prev(source)) {
+        for (rc = source->ops->last(source); rc == 0; rc = source->ops->prev(source)) {
         }
         source_free(source);
         struct epoch_slot *slot;
@@ -303,7 +309,7 @@ static void footer_reseal(struct file_bytes *file, const struct room *room, uint
               hash_bytes(p, TABLE_FOOTER_CHECKSUM, hash_mix(seed, file->bytes - TABLE_FOOTER_BYTES)));
 }
 
-Test(table_damage, a_newer_format_is_refused_as_newer) {
+Test(table_damage, another_format_is_refused_as_what_it_is) {
     struct room room;
     room_open(&room, &mem_system);
     struct rows rows = rows_grouped(3, 5, 20, false);
@@ -314,6 +320,12 @@ Test(table_damage, a_newer_format_is_refused_as_newer) {
     footer_reseal(&file, &room, 7);
     file_store(&room, 7, file.data, file.bytes);
     cr_assert_eq(table_meta_read(&room.store, 7, &read, &room.error), PLEAT_ERR_NEWER, "%s", room.error.message);
+    store_u32(file.data + file.bytes - TABLE_FOOTER_BYTES + TABLE_FOOTER_FORMAT, TABLE_FORMAT - 1);
+    footer_reseal(&file, &room, 7);
+    file_store(&room, 7, file.data, file.bytes);
+    error_clear(&room.error);
+    cr_assert_eq(table_meta_read(&room.store, 7, &read, &room.error), PLEAT_ERR_INVALID); /* no damage */
+    cr_assert_not_null(strstr(room.error.message, "before the first release"), "%s", room.error.message);
     free(file.data);
     table_meta_fini(&mem_system, &meta);
     rows_free(&rows);
@@ -374,8 +386,89 @@ Test(table_damage, keys_beyond_the_smallest_and_the_largest_are_found_at_load) {
     room_close(&room);
 }
 
-/* Each of these has right checksums and must be refused for what it says, by name, before anything is made of it. */
-Test(table_damage, forged_lengths_and_order_are_refused_at_open) {
+/* Where things are in the index section of a table whose pieces are stored as they are. */
+struct index_view {
+    uint8_t *footer;
+    uint8_t *directory;
+    uint8_t *first_blocks;
+    uint8_t *top;
+    uint32_t pages;
+};
+
+static struct index_view index_view_of(const struct file_bytes *file) {
+    struct index_view view = {.footer = file->data + file->bytes - TABLE_FOOTER_BYTES};
+    view.directory = file->data + load_u64(view.footer + TABLE_FOOTER_INDEX) + TABLE_HEADER_BYTES;
+    view.pages = load_u32(view.directory + TABLE_INDEX_PAGES);
+    view.first_blocks = view.directory + TABLE_INDEX_STARTS + (size_t)view.pages * 8;
+    view.top = view.directory + TABLE_INDEX_STARTS + (size_t)view.pages * TABLE_INDEX_START;
+    return view;
+}
+
+static uint8_t *node_at(uint8_t *image, const uint8_t *array) {
+    return image + (array - image);
+}
+
+/* The directories: each of these has right checksums (but the first) and must be refused for what it says, by name,
+ * before anything is made of it. Returns the text to be found; NULL: no more of them. */
+static const char *forge_directory(unsigned which, const struct index_view *view, const struct file_bytes *file) {
+    const struct index_node top = index_node_of(view->top);
+    switch (which) {
+    case 0:
+        view->top[INDEX_NODE_STRINGS + 4]++;
+        return "section checksum";
+    case 1:
+        store_u64(node_at(view->top, top.heads), load_u64(top.heads + 8));
+        return "separator";
+    case 2:
+        store_u32(node_at(view->top, top.images), 0x7fffffff);
+        return "length of a block or page";
+    case 3:
+        store_u32(view->footer + TABLE_FOOTER_FILTER + TABLE_SECTION_IMAGE, 0x7fffffff);
+        return "length of a section";
+    case 4:
+        store_u16(node_at(view->top, top.lengths), 0);
+        return "length of a separator";
+    case 5: {
+        uint8_t *properties = file->data + load_u64(view->footer + TABLE_FOOTER_PROPERTIES) + TABLE_HEADER_BYTES;
+        store_u32(properties + TABLE_PROPERTIES_KEY_BYTES_MAX, 3);
+        return "length of the longest key";
+    }
+    case 6:
+        store_u64(view->directory + TABLE_INDEX_PAGES_AT, file->bytes);
+        return "end of the blocks";
+    case 7:
+        store_u64(view->directory + TABLE_INDEX_STARTS + 8, 0);
+        return "order of the pages";
+    case 8:
+        store_u32(view->first_blocks, 1);
+        return "first page";
+    case 9:
+        store_u32(view->directory + TABLE_INDEX_PAGES, view->pages - 1);
+        return "of the index";
+    case 10:
+        store_u32(view->directory + TABLE_INDEX_STORED_MAX, 0);
+        return "longest block";
+    case 11:
+        store_u32(view->first_blocks + 4, 0x7fffffff);
+        return "order of the pages";
+    case 12:
+        store_u32(node_at(view->top, top.offsets), 1);
+        return "place of the first child";
+    case 13:
+        store_u32(view->top + INDEX_NODE_PREFIX, load_u32(view->top + INDEX_NODE_PREFIX) + 8);
+        return "length of the index";
+    case 14:
+        store_u64(view->directory + TABLE_INDEX_PAGES_END, load_u64(view->directory + TABLE_INDEX_PAGES_END) - 1);
+        return "end of the pages";
+    case 15:
+        store_u32(view->footer + TABLE_FOOTER_BLOCKS, 0x7fffffff);
+        return "blocks";
+    default:
+        return NULL;
+    }
+}
+
+Test(table_damage, forged_directories_are_refused_at_open) {
     struct room room;
     room_open(&room, &mem_system);
     struct rows rows = rows_grouped(8, 6, 20, true);
@@ -385,33 +478,102 @@ Test(table_damage, forged_lengths_and_order_are_refused_at_open) {
     struct file_bytes file = file_load(&room, 7);
     uint8_t *right = malloc(file.bytes);
     memcpy(right, file.data, file.bytes);
-    uint8_t *footer = file.data + file.bytes - TABLE_FOOTER_BYTES;
-    uint8_t *index = file.data + load_u64(footer + TABLE_FOOTER_INDEX) + TABLE_HEADER_BYTES;
-    uint8_t *lengths = index + TABLE_INDEX_HANDLES + (size_t)meta.blocks * TABLE_INDEX_HANDLE;
-    static const char *const texts[] = {"section checksum",         "order of the separators",
-                                        "length of a block",        "length of a section",
-                                        "length of the separators", "length of the longest key"};
-    for (unsigned i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+    unsigned which = 0;
+    for (;; which++) {
         memcpy(file.data, right, file.bytes);
-        if (i == 0) {
-            index[TABLE_INDEX_HANDLES + 4]++;
-        } else if (i == 1) {
-            lengths[((size_t)meta.blocks - 1) * 2] = 0xff; /* the first byte of the first separator */
-        } else if (i == 2) {
-            store_u32(index + TABLE_INDEX_HANDLES + 4, 0x7fffffff);
-        } else if (i == 3) {
-            store_u32(footer + TABLE_FOOTER_FILTER + TABLE_SECTION_IMAGE, 0x7fffffff);
-        } else if (i == 4) {
-            lengths[((size_t)meta.blocks - 2) * 2]--;
-        } else {
-            uint8_t *properties = file.data + load_u64(footer + TABLE_FOOTER_PROPERTIES) + TABLE_HEADER_BYTES;
-            store_u32(properties + TABLE_PROPERTIES_KEY_BYTES_MAX, 3);
+        struct index_view view = index_view_of(&file);
+        cr_assert_geq(view.pages, 3);
+        const char *text = forge_directory(which, &view, &file);
+        if (text == NULL) {
+            break;
         }
-        section_reseal(&file, &room, 7, i == 5 ? TABLE_FOOTER_PROPERTIES : TABLE_FOOTER_INDEX, i != 0);
+        section_reseal(&file, &room, 7, which == 5 ? TABLE_FOOTER_PROPERTIES : TABLE_FOOTER_INDEX, which != 0);
         file_store(&room, 7, file.data, file.bytes);
         error_clear(&room.error);
-        expect_corrupt(&room, table_meta_read(&room.store, 7, &read, &room.error), texts[i]);
+        expect_corrupt(&room, table_meta_read(&room.store, 7, &read, &room.error), text);
     }
+    cr_assert_eq(which, 16);
+    free(right);
+    free(file.data);
+    table_meta_fini(&mem_system, &meta);
+    rows_free(&rows);
+    room_close(&room);
+}
+
+/* A page of the index under a right checksum, refused at its load for what it says (X4). */
+static const char *forge_page(unsigned which, uint8_t *image, const struct index_node *node) {
+    switch (which) {
+    case 0:
+        store_u64(node_at(image, node->heads), load_u64(node->heads + 8) + 1);
+        return "order of the separators";
+    case 1: /* in order, but not below the separator behind the page */
+        store_u64(node_at(image, node->heads) + ((size_t)node->count - 2) * 8, UINT64_MAX);
+        return "separator";
+    case 2: /* nor above the one before it */
+        store_u64(node_at(image, node->heads), 0);
+        return "separator";
+    case 3:
+        store_u32(node_at(image, node->images), 0x7fffffff);
+        return "length of a block";
+    case 4:
+        store_u32(node_at(image, node->offsets) + 4, 5);
+        return "length of a block";
+    case 5:
+        store_u32(image + INDEX_NODE_COUNT, node->count - 1);
+        return "length of the index";
+    case 6:
+        store_u32(image + INDEX_NODE_ZERO, 1);
+        return "header of the index";
+    case 7: /* sound in itself, but longer than any block is said to be */
+        store_u32(node_at(image, node->images), 255 * 25);
+        return "length of a block";
+    default:
+        return NULL;
+    }
+}
+
+Test(table_damage, forged_pages_of_the_index_are_refused_at_load) {
+    struct room room;
+    room_open(&room, &mem_system);
+    struct rows rows = rows_grouped(8, 6, 20, true);
+    struct table_builder_options options = options_small();
+    options.codec = PLEAT_CODEC_NONE;
+    struct table_meta meta = build(&room, &rows, &options);
+    struct file_bytes file = file_load(&room, 7);
+    uint8_t *right = malloc(file.bytes);
+    memcpy(right, file.data, file.bytes);
+    unsigned which = 0;
+    for (;; which++) {
+        memcpy(file.data, right, file.bytes);
+        struct index_view view = index_view_of(&file);
+        const struct index_node top = index_node_of(view.top);
+        uint64_t pages_at = load_u64(view.directory + TABLE_INDEX_PAGES_AT);
+        uint64_t pages_end = load_u64(view.directory + TABLE_INDEX_PAGES_END);
+        struct table_handle handle = index_node_child(&top, 1, pages_end - pages_at);
+        handle.offset += pages_at;
+        uint8_t *piece = file.data + handle.offset;
+        const struct index_node node = index_node_of(piece + TABLE_HEADER_BYTES);
+        const char *text = forge_page(which, piece + TABLE_HEADER_BYTES, &node);
+        if (text == NULL) {
+            break;
+        }
+        (void)table_header_encode(piece, table_seed(room.store.store_id, 7), &handle, PLEAT_CODEC_NONE);
+        file_store(&room, 7, file.data, file.bytes);
+        struct table *table = open_table(&room, &meta);
+        unsigned found = 0;
+        for (size_t i = 0; i < rows.count; i++) {
+            int rc = get_checked(&room, table, &rows, rows.data[i].key, rows.data[i].entry.key_bytes);
+            cr_assert(rc >= 0 || rc == PLEAT_ERR_CORRUPT);
+            found += rc < 0 && strstr(room.error.message, text) != NULL;
+        }
+        cr_assert_gt(found, 0, "page %u: no '%s' but '%s'", which, text, room.error.message);
+        cr_assert_gt(read_damaged(&room, table, &rows), 0);
+        table_close(table);
+        struct table_check check = {0};
+        error_clear(&room.error);
+        expect_corrupt(&room, table_verify(&room.store, &meta, NULL, &check, &room.error), text);
+    }
+    cr_assert_eq(which, 8);
     free(right);
     free(file.data);
     table_meta_fini(&mem_system, &meta);
@@ -424,10 +586,10 @@ static void forge(struct random *random, struct room *room, struct file_bytes *f
     uint64_t seed = table_seed(room->store.store_id, number);
     uint8_t *footer = file->data + file->bytes - TABLE_FOOTER_BYTES;
     static const unsigned places[] = {TABLE_FOOTER_INDEX, TABLE_FOOTER_FILTER, TABLE_FOOTER_PROPERTIES};
-    uint64_t which = random_below(random, 8);
+    uint64_t which = random_below(random, 12);
     uint8_t *place = which < 3 ? footer + places[which] : NULL;
     struct table_handle handle = {0};
-    if (which == 7) {
+    if (which == 3) {
         footer[random_below(random, TABLE_FOOTER_CHECKSUM)] = (uint8_t)random_next(random);
         footer_reseal(file, room, number);
         return;
@@ -436,7 +598,8 @@ static void forge(struct random *random, struct room *room, struct file_bytes *f
         handle.offset = load_u64(place);
     } else {
         uint64_t end = load_u64(footer + TABLE_FOOTER_INDEX);
-        for (uint64_t skip = random_below(random, 6), at = 0; at < end && skip-- > 0;) {
+        /* a block near the front, or any block or page */
+        for (uint64_t skip = random_below(random, which < 8 ? 6 : 40), at = 0; at < end && skip-- > 0;) {
             handle.offset = at;
             at += TABLE_HEADER_BYTES + load_u32(file->data + at + TABLE_HEADER_STORED);
         }
@@ -643,7 +806,7 @@ Test(table_failure, an_abandoned_builder_leaves_no_file) {
 struct dump_seen {
     uint64_t end;
     uint64_t entries;
-    unsigned parts;
+    unsigned blocks, index_pages, filter_pages, others;
     const char *last;
     int stop_with;
 };
@@ -653,7 +816,10 @@ static int dump_part(void *context, const struct table_part *part, const uint8_t
     cr_assert(part->offset == seen->end && image != NULL && part->image_bytes > 0);
     seen->end += part->stored_bytes;
     seen->entries += part->entries;
-    seen->parts++;
+    seen->blocks += strcmp(part->what, "block") == 0;
+    seen->index_pages += strcmp(part->what, "index page") == 0;
+    seen->filter_pages += strcmp(part->what, "filter page") == 0;
+    seen->others += strstr(" index filter properties footer", part->what) != NULL;
     seen->last = part->what;
     return seen->stop_with;
 }
@@ -671,7 +837,9 @@ Test(table_dump, parts_tile_the_file) {
         cr_assert_eq(table_dump(&room.store, options.number, dump_part, &seen, &room.error), 0, "%s",
                      room.error.message);
         cr_assert(seen.end == meta.file_bytes && seen.entries == rows.count && strcmp(seen.last, "footer") == 0);
-        cr_assert_eq(seen.parts, meta.blocks + 3 + (filter != FILTER_NONE));
+        cr_assert(seen.blocks == meta.blocks && seen.others == 3u + (filter != FILTER_NONE));
+        cr_assert(seen.index_pages > 1 && seen.index_pages <= meta.blocks / 4 + 1);
+        cr_assert_eq(seen.filter_pages, filter != FILTER_NONE);
         seen = (struct dump_seen){.stop_with = 77};
         cr_assert_eq(table_dump(&room.store, options.number, dump_part, &seen, NULL), 77);
         table_meta_fini(&mem_system, &meta);

@@ -137,8 +137,8 @@ struct pleat_options {
     uint64_t sync_interval_ms;   /* PLEAT_SYNC_INTERVAL: at most this long until durable; default 1000 */
     uint64_t sync_interval_bytes; /* ... and at most this much log; default 64 MiB */
 
-    uint64_t cache_bytes;        /* budget of blocks, indexes and filters (2 to 3 bytes a key, which stay in memory; a
-                                    quarter is always for blocks); default 256 MiB; not with `cache` */
+    uint64_t cache_bytes;        /* budget of blocks, indexes and filters (2 bytes a key, of which 0.2 stay in memory);
+                                    default 256 MiB; not with `cache` */
     struct pleat_cache *cache;   /* a cache shared with other stores; borrowed, must outlive the store */
     uint64_t memtable_bytes;     /* a generation is flushed at this size; default 64 MiB */
     uint64_t table_bytes;        /* target size of a table file; default 64 MiB */

@@ -81,6 +81,7 @@ int cache_new(const struct mem *mem, uint64_t capacity_bytes, struct cache **ret
     cache->collect_at = cache->limbo_step_bytes;
     cache->frame_bytes_max = capacity_bytes / 2;
     cache->charged_bytes_max = capacity_bytes - capacity_bytes / 4;
+    atomic_init(&cache->has_room, true);
     cache_memory_init(&cache->memory, mem, capacity_bytes);
     int rc = epoch_new(mem, &cache->epoch, err);
     if (rc < 0) {
@@ -197,6 +198,7 @@ static struct cache_frame_inner *cache_frame_new(struct cache *cache, size_t byt
     if (inner != NULL && inner->memory_bytes <= cache->frame_bytes_max) {
         cache_balance_locked(cache, &victims);
     }
+    cache_room_note_locked(cache);
     mutex_unlock(&cache->mutex);
     cache_victims_retire(cache, &victims);
     if (inner == NULL) {
@@ -393,6 +395,10 @@ void cache_slots_clear(struct cache *cache, struct cache_slot *slots, size_t cou
     }
 }
 
+bool cache_has_room(const struct cache *cache) {
+    return atomic_load_explicit(&cache->has_room, memory_order_relaxed); /* a hint, no partner */
+}
+
 void cache_charge(struct cache *cache, int64_t bytes) {
     struct cache_victims victims = {NULL, false};
     mutex_lock(&cache->mutex);
@@ -401,6 +407,7 @@ void cache_charge(struct cache *cache, int64_t bytes) {
     if (bytes > 0) {
         cache_balance_locked(cache, &victims);
     }
+    cache_room_note_locked(cache);
     mutex_unlock(&cache->mutex);
     cache_victims_retire(cache, &victims);
 }

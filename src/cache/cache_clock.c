@@ -173,6 +173,16 @@ uint64_t cache_held_later_locked(const struct cache *cache) {
     return cache_held_bytes_locked(cache) - cache->memory.draining_bytes - cache->limbo_single_bytes;
 }
 
+void cache_room_note_locked(struct cache *cache) {
+    /* A full one goes below its capacity by what its last eviction or drain gave back: that is no room yet. */
+    uint64_t held = cache_held_later_locked(cache), eighth = cache->capacity / 8;
+    bool had_room = atomic_load_explicit(&cache->has_room, memory_order_relaxed); /* a hint, no partner: both */
+    bool has_room = held < (had_room ? 7 : 5) * eighth;
+    if (has_room != had_room) {
+        atomic_store_explicit(&cache->has_room, has_room, memory_order_relaxed);
+    }
+}
+
 void cache_balance_locked(struct cache *cache, struct cache_victims *victims) {
     struct cache_memory *memory = &cache->memory;
     while (cache_held_later_locked(cache) > cache->capacity) {
@@ -207,6 +217,7 @@ void cache_frame_release_locked(struct cache *cache, struct cache_frame_inner *i
     }
     cache->frame_bytes -= inner->memory_bytes;
     cache_memory_give(&cache->memory, inner, cache_held_bytes_locked(cache) > cache->capacity);
+    cache_room_note_locked(cache);
     uint64_t collect_at = cache_waiting_bytes_locked(cache) + cache->limbo_step_bytes;
     cache->collect_at = collect_at < cache->collect_at ? collect_at : cache->collect_at;
 }

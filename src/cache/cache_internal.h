@@ -91,6 +91,8 @@ struct cache {
     uint64_t collect_at; /* a collection is due when so much memory waits for one */
     uint64_t evictions;
 
+    _Atomic bool has_room; /* written under the mutex, read without: a hint, no partner */
+
     struct cache_counter counters[CACHE_COUNTER_SHARDS]; /* relaxed sums, no partner */
 };
 
@@ -120,6 +122,8 @@ void cache_frame_release_locked(struct cache *cache, struct cache_frame_inner *i
 uint64_t cache_held_bytes_locked(const struct cache *cache);
 /* What of it will be held once the epochs that are now open have ended. */
 uint64_t cache_held_later_locked(const struct cache *cache);
+/* What cache_has_room says from now on. */
+void cache_room_note_locked(struct cache *cache);
 /* Asserts the invariants above; cost: every frame. Takes the mutex. */
 void cache_check(struct cache *cache);
 

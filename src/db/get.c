@@ -65,15 +65,15 @@ struct probe {
     size_t level0_index; /* ... and in level 0 at which table */
     unsigned next;       /* of `tables`: those in front of it have been asked */
     unsigned count;      /* of `tables` */
-    uint32_t block;      /* of tables[next], once it has been selected */
-    uint32_t last_block; /* of the last of `tables`, or UINT32_MAX: not known */
+    struct table_place place;      /* in tables[next], once it has been selected */
+    struct table_place last_place; /* in the last of `tables`; a NULL node: not known */
     struct table *tables[CANDIDATES_MAX];
 };
 
 /* Collects the next candidates, their filter lines on the way: 0 (none left when count is 0), or an error. */
 static int probe_candidates(struct probe *probe, struct pleat_error *err) {
     probe->next = probe->count = 0;
-    probe->last_block = UINT32_MAX;
+    probe->last_place.node = NULL;
     for (; probe->level < LIMIT_LEVELS; probe->level++, probe->level0_index = 0) {
         const struct level *at = &probe->tree->levels[probe->level];
         bool sorted = probe->level > 0;
@@ -141,10 +141,16 @@ static int probe_select(struct probe *probe, struct pleat_error *err) {
     while (probe->count > 0) {
         for (; probe->next < probe->count; probe->next++) {
             struct table *table = probe->tables[probe->next];
-            if (table_may_contain(table, probe->hash)) {
-                bool known = probe->next + 1 == probe->count && probe->last_block != UINT32_MAX;
-                probe->block = known ? probe->last_block : table_locate(table, probe->key, probe->key_bytes);
+            int may = table_may_contain(table, probe->hash, err);
+            if (UNLIKELY(may < 0)) {
+                return may;
+            }
+            if (may > 0 && probe->next + 1 == probe->count && probe->last_place.node != NULL) {
+                probe->place = probe->last_place;
                 return 0;
+            }
+            if (may > 0) {
+                return table_locate(table, probe->key, probe->key_bytes, &probe->place, err);
             }
         }
         int rc = probe_candidates(probe, err);
@@ -162,7 +168,7 @@ static int probe_tables(struct probe *probe, struct entry *ret_entry, struct get
     int rc = 0;
     while (rc == 0) {
         struct cache_frame *frame = NULL;
-        rc = table_get_at(probe->tables[probe->next], probe->block, probe->key, probe->key_bytes, probe->hash,
+        rc = table_get_at(probe->tables[probe->next], &probe->place, probe->key, probe->key_bytes, probe->hash,
                           CACHE_GET, ret_entry, &frame, err);
         if (rc != PLEAT_ABSENT) {
             *ret_home = (struct get_home){.frame = frame};
@@ -188,7 +194,7 @@ static int get_find(const struct view *view, uint64_t sequence, const struct ple
     /* A thread that has lately found what it asked for searches the deepest table's index, where most keys are, while
      * the filters' lines are on their way; one that asks for absent keys waits for the filters alone. */
     if (probe.count > 0 && *hint >= HINT_PRESENT) {
-        probe.last_block = table_locate(probe.tables[probe.count - 1], probe.key, probe.key_bytes);
+        table_locate_cached(probe.tables[probe.count - 1], probe.key, probe.key_bytes, &probe.last_place);
     }
     rc = probe_select(&probe, err);
     rc = rc == 0 ? probe_tables(&probe, ret_entry, ret_home, err) : rc;
@@ -357,7 +363,7 @@ static int get_group(struct pleat_db *db, const struct view *view, uint64_t sequ
     }
     for (size_t i = 0; i < count; i++) {
         if ((waiting >> i & 1) != 0) {
-            table_prefetch_block(probes[i].tables[probes[i].next], probes[i].block);
+            table_prefetch_block(probes[i].tables[probes[i].next], probes[i].place.block);
         }
     }
     for (size_t i = 0; i < count; i++) {

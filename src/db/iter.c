@@ -163,9 +163,11 @@ static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struc
         if (runs[i].count == 1) { /* the usual prefix read: one table, no concatenation around it */
             struct table *table;
             rc = table_ref_open(runs[i].tables[0], &table, err);
-            if (rc == 0 && group > 0 && !table_may_contain(table, hash)) {
+            int may = rc == 0 && group > 0 ? table_ask(table, hash, err) : 1;
+            if (may == 0) {
                 continue;
             }
+            rc = may < 0 ? may : rc;
             rc = rc == 0 ? table_source_new(table, bounds, &sources[*count], err) : rc;
         } else {
             rc = level_source_new(iter->db->mem, runs[i].tables, runs[i].count, &tree->space.grouping, bounds,

@@ -29,6 +29,7 @@ struct warm {
     struct pleat_db *db;
     const struct tree *before; /* held by the caller */
     void (*pause)(void *context);
+    uint8_t *key; /* room for one */
     /* the last answer: neighbours mostly have the same one */
     struct table *older;
     uint32_t older_block;
@@ -70,7 +71,12 @@ static uint8_t warm_score(struct warm *warm, struct pleat_slice key) {
     if (older == NULL) {
         return 0;
     }
-    uint32_t block = table_locate(older, key.data, key.bytes);
+    struct table_place place;
+    table_locate_cached(older, key.data, key.bytes, &place);
+    if (place.node == NULL) {
+        return 0; /* a page of the index that was not worth its room: nor are the blocks under it */
+    }
+    uint32_t block = place.block;
     if (older != warm->older || block != warm->older_block) {
         warm->older = older;
         warm->older_block = block;
@@ -113,25 +119,37 @@ static bool warm_is_due(const struct tree *before, const struct table_meta *meta
     return false;
 }
 
+/* One block, inside an epoch: 0, PLEAT_ABSENT behind the last, or an error. */
+static int warm_block(struct warm *warm, struct table *table, uint32_t block) {
+    struct table_place place;
+    int rc = table_block_place(table, block, &place, NULL);
+    if (rc != 0) {
+        return rc;
+    }
+    struct pleat_slice key = {warm->key, table_block_lower(table, &place, warm->key)};
+    uint8_t score = warm_score(warm, key);
+    return score > 0 ? table_block_carry(table, &place, score - 1, NULL) : 0;
+}
+
 static void warm_table(struct pleat_db *db, const struct tree *before, struct table_ref *ref,
                        void (*pause)(void *context)) {
     struct warm warm = {.db = db, .before = before, .pause = pause};
     struct table *table;
-    if (!warm_is_due(before, &ref->meta) || table_ref_open(ref, &table, NULL) < 0) {
+    if (!warm_is_due(before, &ref->meta) || table_ref_open(ref, &table, NULL) < 0 ||
+        table_pages_carry(table, NULL) < 0) {
         return;
     }
-    for (uint32_t block = 0; block < table_blocks(table); block++) {
+    warm.key = mem_alloc(db->mem, LIMIT_KEY_BYTES);
+    int rc = warm.key == NULL ? PLEAT_ERR_NO_MEMORY : 0;
+    for (uint32_t block = 0; rc == 0; block++) {
         struct epoch_slot *slot;
         if ((block % WARM_BLOCKS == 0 && !warm_breathe(&warm)) || epoch_enter(db->epoch, &slot) < 0) {
-            return;
+            break;
         }
-        uint8_t score = warm_score(&warm, table_block_lower(table, block));
-        int rc = score > 0 ? table_block_carry(table, block, score - 1, NULL) : 0;
+        rc = warm_block(&warm, table, block);
         epoch_leave(slot);
-        if (rc < 0) {
-            return;
-        }
     }
+    mem_free(db->mem, warm.key);
 }
 
 /* W2: whether what is added to this level has room. */
@@ -154,7 +172,7 @@ void warm_added(struct pleat_db *db, const struct version *before, const struct 
     struct cache_stats stats;
     cache_stats_read(db->cache, &stats);
     if (stats.frames == 0) {
-        return; /* nobody reads: not even a look at the slots of many tables */
+        return; /* not even a look at the slots of many tables */
     }
     struct version *after = registry_current(db->registry);
     for (size_t i = 0; i < edit->added_count; i++) {

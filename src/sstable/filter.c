@@ -4,8 +4,8 @@
  * The builder keeps the hashes as they come. To finish it sorts them by part when there are several, builds part after
  * part into one image, and gives the scratch back. See filter_internal.h for the image's bytes.
  *
- *   FI1  filter_verify bounds every part's data by the image: filter_may_contain and filter_prefetch compute places
- *        that are inside whatever the hash, and check nothing.
+ *   FI1  Verification bounds what a question of any hash reads by the length that the part announces: answers compute
+ *        places that are inside and check nothing.
  *   FI2  A failed finish keeps the hashes: it may be tried again.
  */
 #include "sstable/filter.h"
@@ -16,12 +16,10 @@
 
 #include <string.h>
 
-/* Parts are cut a little smaller than the limit, since hashes do not fall into them evenly. */
-#define FILTER_PART_KEYS_MEAN (FILTER_PART_KEYS - FILTER_PART_KEYS / 64)
-
 struct filter_builder {
     const struct mem *mem;
     enum filter_kind kind;
+    uint32_t part_keys_mean;
     uint64_t *hashes;
     size_t count;
     size_t room;
@@ -29,15 +27,19 @@ struct filter_builder {
     size_t image_bytes;
 };
 
-int filter_builder_new(const struct mem *mem, enum filter_kind kind, struct filter_builder **ret_builder,
-                       struct pleat_error *err) {
+int filter_builder_new(const struct mem *mem, enum filter_kind kind, uint32_t part_keys,
+                       struct filter_builder **ret_builder, struct pleat_error *err) {
     ASSERT(kind == FILTER_BLOOM || kind == FILTER_FUSE);
+    part_keys = part_keys < FILTER_PART_KEYS_MIN ? FILTER_PART_KEYS_MIN : part_keys;
+    part_keys = part_keys > FILTER_PART_KEYS ? FILTER_PART_KEYS : part_keys;
     struct filter_builder *builder = mem_zalloc(mem, 1, sizeof *builder);
     if (builder == NULL) {
         return error_no_memory(err, "filter builder", sizeof *builder);
     }
     builder->mem = mem;
     builder->kind = kind;
+    /* A little below the limit, since hashes do not fall into the parts evenly. */
+    builder->part_keys_mean = part_keys - part_keys / 64;
     *ret_builder = builder;
     return 0;
 }
@@ -115,7 +117,8 @@ static int filter_plan_init(const struct filter_builder *builder, struct filter_
                             struct pleat_error *err) {
     const struct mem *mem = builder->mem;
     size_t count = builder->count;
-    struct filter_plan plan = {.parts = (uint32_t)((count + FILTER_PART_KEYS_MEAN - 1) / FILTER_PART_KEYS_MEAN)};
+    size_t mean = builder->part_keys_mean;
+    struct filter_plan plan = {.parts = (uint32_t)((count + mean - 1) / mean)};
     plan.parts = plan.parts > 0 ? plan.parts : 1;
     plan.starts = mem_zalloc(mem, (size_t)plan.parts + 1, sizeof *plan.starts);
     plan.sorted = plan.parts > 1 ? mem_alloc(mem, count * sizeof *plan.sorted) : NULL;
@@ -233,17 +236,19 @@ static uint64_t filter_part_announced(uint32_t kind, const struct filter_part *p
         return part->shape <= FILTER_SHAPE_EVERYTHING ? 0 : UINT64_MAX;
     }
     if (kind == FILTER_BLOOM) {
-        return part->shape == FILTER_BLOOM_BLOCK_BYTES ? (uint64_t)part->units * FILTER_BLOOM_BLOCK_BYTES : UINT64_MAX;
+        uint64_t bytes = (uint64_t)part->units * FILTER_BLOOM_BLOCK_BYTES;
+        return part->shape == FILTER_BLOOM_BLOCK_BYTES && bytes <= FILTER_DATA_BYTES_MAX ? bytes : UINT64_MAX;
     }
     bool power_of_two = (part->shape & (part->shape - 1)) == 0;
     if (!power_of_two || part->shape < 4 || part->shape > FILTER_FUSE_SEGMENT_BYTES_MAX) {
         return UINT64_MAX;
     }
     uint64_t bytes = fuse_data_bytes(part);
-    return bytes <= UINT32_MAX ? bytes : UINT64_MAX; /* slots are counted in 32 bits */
+    return bytes <= FILTER_DATA_BYTES_MAX ? bytes : UINT64_MAX;
 }
 
-const char *filter_verify(const uint8_t *image, size_t bytes) {
+/* Verifies the parts' fields, whose data begin behind the directory; *ret_end: where they end. */
+static const char *filter_parts_verify(const uint8_t *image, size_t bytes, uint64_t *ret_end) {
     if (bytes < FILTER_HEADER_BYTES) {
         return "filter is shorter than its header";
     }
@@ -262,50 +267,53 @@ const char *filter_verify(const uint8_t *image, size_t bytes) {
         if (data_bytes == UINT64_MAX) {
             return "filter part of an impossible shape";
         }
-        if (part.data_at != at || at > bytes || filter_align(data_bytes) > bytes - at) {
+        if (part.data_at != at) {
             return "filter part at the wrong place";
         }
-        at += filter_align(data_bytes);
+        at += filter_align(data_bytes); /* at most 2^28 parts of 2^32 bytes: no overflow */
     }
-    return at == bytes ? NULL : "filter of the wrong length";
+    *ret_end = at;
+    return NULL;
 }
 
-static inline struct filter_part filter_find(const uint8_t *image, uint64_t hash, uint64_t *ret_inner) {
-    return filter_part_load(image, filter_part_of(hash, load_u32(image + 4), ret_inner));
+const char *filter_verify(const uint8_t *image, size_t bytes) {
+    uint64_t end = 0;
+    const char *wrong = filter_parts_verify(image, bytes, &end);
+    return wrong != NULL ? wrong : end == bytes ? NULL : "filter of the wrong length";
+}
+
+size_t filter_directory_bytes(const uint8_t *image) {
+    return (size_t)filter_align(FILTER_HEADER_BYTES + (uint64_t)filter_parts(image) * FILTER_PART_BYTES);
+}
+
+const char *filter_directory_verify(const uint8_t *directory, size_t bytes, uint64_t *ret_image_bytes) {
+    const char *wrong = filter_parts_verify(directory, bytes, ret_image_bytes);
+    return wrong != NULL ? wrong : filter_directory_bytes(directory) == bytes ? NULL : "filter of the wrong length";
+}
+
+uint32_t filter_parts(const uint8_t *directory) {
+    return load_u32(directory + 4);
+}
+
+void filter_part_place(const uint8_t *directory, uint32_t part, uint64_t *ret_at, uint64_t *ret_bytes) {
+    struct filter_part fields = filter_part_load(directory, part);
+    *ret_at = fields.data_at;
+    *ret_bytes = filter_align(filter_part_announced(load_u32(directory), &fields));
+}
+
+/* ---- questions -------------------------------------------------------------------------------------------------- */
+
+/* The data of the part that is asked, in a whole image. */
+static const uint8_t *filter_data(const uint8_t *image, const struct filter_question *question) {
+    return image + filter_part_load(image, question->part).data_at;
 }
 
 bool filter_may_contain(const uint8_t *image, uint64_t hash) {
-    uint64_t inner;
-    struct filter_part part = filter_find(image, hash, &inner);
-    if (UNLIKELY(part.units == 0)) {
-        return part.shape == FILTER_SHAPE_EVERYTHING;
-    }
-    const uint8_t *data = image + part.data_at;
-    if (load_u32(image) == FILTER_FUSE) {
-        uint64_t mixed = fuse_mix(inner, part.seed);
-        struct fuse_slots slots = fuse_slots_of(mixed, part.shape, part.units);
-        return fuse_fingerprint(mixed) == (data[slots.at[0]] ^ data[slots.at[1]] ^ data[slots.at[2]]);
-    }
-    const uint8_t *block = data + (size_t)filter_scale(inner, part.units) * FILTER_BLOOM_BLOCK_BYTES;
-    uint64_t bits = bloom_bits(inner);
-    unsigned found = 1;
-    for (unsigned probe = 0; probe < BLOOM_PROBES; probe++) {
-        found &= (unsigned)block[(bits >> 3) & 63] >> (bits & 7);
-        bits >>= 9;
-    }
-    return (found & 1) != 0;
+    struct filter_question question = filter_question_of(image, hash);
+    return filter_answer(&question, filter_data(image, &question));
 }
 
 void filter_prefetch(const uint8_t *image, uint64_t hash) {
-    uint64_t inner;
-    struct filter_part part = filter_find(image, hash, &inner);
-    const uint8_t *data = image + part.data_at;
-    if (load_u32(image) == FILTER_FUSE && part.units > 0) {
-        struct fuse_slots slots = fuse_slots_of(fuse_mix(inner, part.seed), part.shape, part.units);
-        __builtin_prefetch(data + slots.at[0]);
-        __builtin_prefetch(data + slots.at[1]);
-        __builtin_prefetch(data + slots.at[2]);
-        return;
-    }
-    __builtin_prefetch(data + (size_t)filter_scale(inner, part.units) * FILTER_BLOOM_BLOCK_BYTES);
+    struct filter_question question = filter_question_of(image, hash);
+    filter_answer_prefetch(&question, filter_data(image, &question));
 }

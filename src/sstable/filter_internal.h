@@ -22,6 +22,7 @@
 #ifndef PLEAT_SSTABLE_FILTER_INTERNAL_H
 #define PLEAT_SSTABLE_FILTER_INTERNAL_H
 
+#include "base/assert.h"
 #include "base/bytes.h"
 #include "base/mem.h"
 #include "pleat/pleat.h"
@@ -36,6 +37,7 @@
 #define FILTER_DATA_ALIGNMENT 64
 #define FILTER_BLOOM_BLOCK_BYTES 64
 #define FILTER_FUSE_SEGMENT_BYTES_MAX (1u << 18)
+#define FILTER_DATA_BYTES_MAX ((uint64_t)UINT32_MAX - 63) /* of a part: slots and pieces count in 32 bits */
 
 /* shape of a part without data */
 #define FILTER_SHAPE_NOTHING 0u
@@ -138,5 +140,59 @@ static inline uint64_t bloom_bits(uint64_t inner) {
 /* Blocks for `count` hashes. */
 uint32_t bloom_blocks(uint64_t count);
 void bloom_add(uint8_t *data, uint32_t blocks, uint64_t inner);
+
+/* ---- questions -------------------------------------------------------------------------------------------------- */
+
+/* What is asked of one part. */
+struct filter_question {
+    uint64_t inner; /* the hash, as the part knows it */
+    uint64_t seed;
+    uint32_t part;
+    uint32_t kind;
+    uint32_t shape;
+    uint32_t units; /* 0: there are no data, and shape is the answer */
+};
+
+static inline struct filter_question filter_question_of(const uint8_t *directory, uint64_t hash) {
+    struct filter_question question = {.kind = load_u32(directory)};
+    question.part = filter_part_of(hash, load_u32(directory + 4), &question.inner);
+    struct filter_part part = filter_part_load(directory, question.part);
+    question.seed = part.seed;
+    question.shape = part.shape;
+    question.units = part.units;
+    return question;
+}
+
+/* False: certainly not added. `data`: the part's, where it has any. */
+static inline bool filter_answer(const struct filter_question *question, const uint8_t *data) {
+    if (UNLIKELY(question->units == 0)) {
+        return question->shape == FILTER_SHAPE_EVERYTHING;
+    }
+    if (question->kind == FILTER_FUSE) {
+        uint64_t mixed = fuse_mix(question->inner, question->seed);
+        struct fuse_slots slots = fuse_slots_of(mixed, question->shape, question->units);
+        return fuse_fingerprint(mixed) == (data[slots.at[0]] ^ data[slots.at[1]] ^ data[slots.at[2]]);
+    }
+    const uint8_t *block = data + (size_t)filter_scale(question->inner, question->units) * FILTER_BLOOM_BLOCK_BYTES;
+    uint64_t bits = bloom_bits(question->inner);
+    unsigned found = 1;
+    for (unsigned probe = 0; probe < BLOOM_PROBES; probe++) {
+        found &= (unsigned)block[(bits >> 3) & 63] >> (bits & 7);
+        bits >>= 9;
+    }
+    return (found & 1) != 0;
+}
+
+static inline void filter_answer_prefetch(const struct filter_question *question, const uint8_t *data) {
+    if (question->kind == FILTER_FUSE && question->units > 0) {
+        struct fuse_slots slots =
+            fuse_slots_of(fuse_mix(question->inner, question->seed), question->shape, question->units);
+        __builtin_prefetch(data + slots.at[0]);
+        __builtin_prefetch(data + slots.at[1]);
+        __builtin_prefetch(data + slots.at[2]);
+        return;
+    }
+    __builtin_prefetch(data + (size_t)filter_scale(question->inner, question->units) * FILTER_BLOOM_BLOCK_BYTES);
+}
 
 #endif

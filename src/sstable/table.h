@@ -1,18 +1,24 @@
 /*
  * table.h - a sorted table file: builder, lazy reader, point lookup, iteration, verification.
  *
- *   [block]* [index] [filter] [properties] [footer]
+ *   [block]* [index page]* [filter page]* [index] [filter] [properties] [footer]
  *
  * Every block is stored as a header {checksum, stored bytes, image bytes, codec} and the stored bytes; the checksum
- * (xxh3-64) is keyed by store, file number and offset. Index, filter and properties are sections of the same make. The
- * footer is fixed in size, at the end, with the file's identity and the sections' places.
+ * (xxh3-64) is keyed by store, file number and offset. Pages and sections are of the same make. The sections index and
+ * filter are directories of their pages. The footer is fixed in size, at the end, with the file's identity and the
+ * sections' places.
  *
  *   T1  Keys in a table are strictly ascending, one entry a key.
  *   T2  Separator i of the index is > every key of block i and <= every key of block i+1, and as short as that allows
  *       (why exclusive: table_index.h).
  *   T3  The meta kept in the manifest equals the footer and properties in the file: otherwise the file is damaged.
- *   T4  A reader holds index and filter in memory (charged to the cache) from first touch; blocks come and go through
- *       the cache. Everything read from disk is verified before it is used.
+ *   T4  A reader holds two directories and a slot for each block and page in memory (charged to the cache) from first
+ *       touch, 0.2 bytes a key with blocks of 40; blocks and pages come and go through the cache. Everything read from
+ *       disk is verified before it is used.
+ *   T6  A filter page that is not in memory is an answer "may contain": it is read when the cache has room for it, and
+ *       else for so few keys that it is FILTER_CHANCE_BYTES a key, so that a cache too small for all of them is not
+ *       turned over for them. One that spares a read stays, one that lets keys pass goes: with keys that are there, the
+ *       pages of the deepest level give way first (src/sstable/table_page.c).
  *   T5  The smallest and largest key of the meta are those of the first and last entry.
  *
  * Threads: a builder and a source belong to one thread at a time; a table is free to use from any thread. Lookups run
@@ -123,28 +129,48 @@ int table_builder_finish(struct table_builder *builder, struct table_meta *ret_m
 
 struct table;
 
-/* Opens the file and reads footer, properties, index and filter, all verified against the meta (T3). */
+/* Opens the file and reads footer, properties and the two directories, all verified against the meta (T3). */
 int table_open(const struct table_store *store, const struct table_meta *meta, struct table **ret_table,
                struct pleat_error *err);
 /* No reader may be inside. NULL is allowed. */
 void table_close(struct table *table);
 
-/* Prefetches the filter lines of a hash / asks the filter. A table without filter may contain everything. */
+/* Of the keys whose filter page is neither in memory nor has room there, so few load it that it is so many bytes a key.
+ */
+#define FILTER_CHANCE_BYTES 128u
+
+/* Has the filter lines of a hash on the way, where their page is in memory. Computes addresses alone: no epoch. */
 void table_prefetch(const struct table *table, uint64_t hash);
-bool table_may_contain(const struct table *table, uint64_t hash);
+/* Asks the filter: 1 (the table may contain it), 0 (it does not), or an error. A table without filter may contain
+ * everything. Inside an epoch, the first; the second enters one. */
+int table_may_contain(struct table *table, uint64_t hash, struct pleat_error *err);
+int table_ask(struct table *table, uint64_t hash, struct pleat_error *err);
 
 /* Inside an epoch: the entry of exactly this key (a tombstone too): 0 with *ret_entry (value and version borrowed from
  * *ret_frame until epoch_leave, unless that is pinned), or PLEAT_ABSENT. Does not ask the filter. */
 int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_t hash, enum cache_use use,
               struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err);
 
-/* The same in two steps, for a caller with something else to wait for in between: where the key would be, its cache
- * slot on the way; then the lookup there. */
-uint32_t table_locate(const struct table *table, const uint8_t *key, size_t key_bytes);
-/* Inside an epoch: has the cached block's first lines on the way, if it is cached. Its slot should have arrived. */
+/* A block, as the index knows it; valid until epoch_leave. */
+struct table_place {
+    const uint8_t *node; /* the page of the index that it is in; NULL: no place */
+    uint32_t page;
+    uint32_t child; /* of that page */
+    uint32_t block; /* of the table */
+};
+
+/* table_get in two steps, for a caller with something else to wait for in between, both inside one epoch: where the key
+ * would be, its cache slot on the way; then the lookup there. The first in a second form that finds nothing (a NULL
+ * node) where that would load a page. */
+int table_locate(struct table *table, const uint8_t *key, size_t key_bytes, struct table_place *ret_place,
+                 struct pleat_error *err);
+void table_locate_cached(const struct table *table, const uint8_t *key, size_t key_bytes,
+                         struct table_place *ret_place);
+/* Has the cached block's first lines on the way, if it is cached. Its slot should have arrived. */
 void table_prefetch_block(const struct table *table, uint32_t block);
-int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t key_bytes, uint64_t hash,
-                 enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err);
+int table_get_at(struct table *table, const struct table_place *place, const uint8_t *key, size_t key_bytes,
+                 uint64_t hash, enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame,
+                 struct pleat_error *err);
 
 /* A source over the table inside `bounds` (borrowed). Pins one block at a time. A bounded scan ends without loading a
  * block that lies beyond the bound by the index's word. The table must outlive it. */
@@ -153,17 +179,21 @@ int table_source_new(struct table *table, const struct source_bounds *bounds, st
 
 /* ---- places in the cache, handed on (src/db/warm.c) -------------------------------------------------------------- */
 
-uint32_t table_blocks(const struct table *table);
-/* No key of the block is below it, and all keys of the block before are. Borrowed from the table. */
-struct pleat_slice table_block_lower(const struct table *table, uint32_t block);
-/* Inside an epoch: the score of the block's frame in the cache; 0 when there is none. */
+/* Inside an epoch, all of these. The place of block `block`, PLEAT_ABSENT behind the last one, or an error. */
+int table_block_place(struct table *table, uint32_t block, struct table_place *ret_place, struct pleat_error *err);
+/* A key that no key of the block is below, and all keys of the block before are: into `ret_key`, room for
+ * LIMIT_KEY_BYTES. */
+size_t table_block_lower(const struct table *table, const struct table_place *place, uint8_t *ret_key);
+/* The score of the block's frame in the cache; 0 when there is none. */
 uint8_t table_block_score(const struct table *table, uint32_t block);
-/* Whether any block has a score. */
-bool table_is_used(const struct table *table);
-/* Inside an epoch: loads the block as CACHE_CARRY, unless it is cached, and gives it the score. */
-int table_block_carry(struct table *table, uint32_t block, uint8_t score, struct pleat_error *err);
+/* Loads the block as CACHE_CARRY, unless it is cached, and gives it the score. */
+int table_block_carry(struct table *table, const struct table_place *place, uint8_t score, struct pleat_error *err);
 /* Evicts the block's frame, if there is one. */
 void table_block_drop(struct table *table, uint32_t block);
+/* Not inside an epoch. Whether any block has a score. */
+bool table_is_used(const struct table *table);
+/* Not inside an epoch. Loads the pages of index and filter as long as the cache has room for them. */
+int table_pages_carry(struct table *table, struct pleat_error *err);
 
 /* ---- copying blocks as stored (compaction) ---------------------------------------------------------------------- */
 
@@ -207,7 +237,7 @@ int table_meta_read(const struct table_store *store, uint64_t number, struct tab
 
 /* A part of a table file, for `dump`, in file order. */
 struct table_part {
-    const char *what;        /* "block", "index", "filter", "properties", "footer" */
+    const char *what;        /* "block", "index page", "filter page", "index", "filter", "properties", "footer" */
     uint64_t offset;
     uint64_t stored_bytes;   /* header included */
     uint64_t image_bytes;

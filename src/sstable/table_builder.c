@@ -4,7 +4,7 @@
  *     add -> block builder (looks ahead past the target, cuts where neighbours share least)
  *              -> compress into the write buffer behind a header -> 256 KiB or more: one file_write
  *         -> filter: the hash of every key, and one a group
- *     finish -> index, filter, properties, footer, sync
+ *     finish -> pages of index and filter, their directories, properties, footer, sync
  *
  * An entry is copied once (into the block), compressed once and written once. Compression is more than half of the
  * cost; its state is allocated with the builder. Keys of one group are neighbours, so that remembering the last group
@@ -40,7 +40,7 @@ struct table_builder {
     struct block_builder *block;
     struct filter_builder *filter; /* NULL: none */
     void *lz4_state;               /* NULL: raw */
-    struct table_index_parts index;
+    struct table_index_builder index;
     struct table_bytes buffer;     /* W1 */
     struct table_bytes last_key;   /* of the last block that was stored */
     struct table_bytes group;      /* of the last entry; empty: none */
@@ -63,7 +63,11 @@ static int table_builder_prepare(struct table_builder *builder, struct pleat_err
         return rc;
     }
     if (builder->options.filter != FILTER_NONE) {
-        rc = filter_builder_new(mem, (enum filter_kind)builder->options.filter, &builder->filter, err);
+        /* Pages ten times as long as blocks. */
+        uint64_t part_keys = (uint64_t)builder->options.block_bytes * 8;
+        rc = filter_builder_new(mem, (enum filter_kind)builder->options.filter,
+                                part_keys < FILTER_PART_KEYS ? (uint32_t)part_keys : FILTER_PART_KEYS,
+                                &builder->filter, err);
         if (rc < 0) {
             builder->filter = NULL;
             return rc;
@@ -92,6 +96,7 @@ int table_builder_new(const struct table_store *store, const struct table_builde
     builder->store = store;
     builder->options = *options;
     builder->seed = table_seed(store->store_id, options->number);
+    builder->index.page_bytes = table_index_page_bytes(options->block_bytes);
     table_name(options->number, builder->name);
     /* The file comes last: whatever fails before leaves nothing behind. */
     int rc = table_builder_prepare(builder, err);
@@ -122,7 +127,7 @@ void table_builder_free(struct table_builder *builder) {
     block_builder_free(builder->block);
     filter_builder_free(builder->filter);
     mem_free(store->mem, builder->lz4_state);
-    table_index_parts_fini(store->mem, &builder->index);
+    table_index_builder_fini(store->mem, &builder->index);
     mem_free(store->mem, builder->buffer.data);
     mem_free(store->mem, builder->last_key.data);
     mem_free(store->mem, builder->group.data);
@@ -245,7 +250,7 @@ static int table_builder_begin_block(struct table_builder *builder, struct pleat
         const struct table_bytes *before = &builder->last_key;
         ASSERT(key_compare(before->data, before->bytes, first.data, first.bytes) < 0); /* T1 */
         size_t bytes = table_separator_bytes(before->data, before->bytes, first.data, first.bytes);
-        int rc = table_index_parts_separator(mem, &builder->index, first.data, bytes, err);
+        int rc = table_index_add_separator(mem, &builder->index, first.data, bytes, err);
         if (rc < 0) {
             return rc;
         }
@@ -258,6 +263,12 @@ static int table_builder_begin_block(struct table_builder *builder, struct pleat
     }
     builder->last_key.bytes = 0;
     return table_bytes_append(mem, &builder->last_key, last.data, last.bytes, err);
+}
+
+static int table_builder_end_block(struct table_builder *builder, const struct table_section *stored,
+                                   struct pleat_error *err) {
+    return table_index_add_block(builder->store->mem, &builder->index, stored->handle.stored_bytes,
+                                 stored->handle.image_bytes, err);
 }
 
 static int table_builder_emit(struct table_builder *builder, size_t count, struct pleat_error *err) {
@@ -276,7 +287,7 @@ static int table_builder_emit(struct table_builder *builder, size_t count, struc
     }
     struct table_section stored;
     rc = table_builder_store_block(builder, image, image_bytes, &stored, err);
-    return rc < 0 ? rc : table_index_parts_block(builder->store->mem, &builder->index, &stored.handle, err);
+    return rc < 0 ? rc : table_builder_end_block(builder, &stored, err);
 }
 
 /* Stores blocks until what is collected fits into one; until nothing is collected when `all`. */
@@ -392,7 +403,7 @@ int table_builder_add_block(struct table_builder *builder, const struct table_bl
         struct table_section stored;
         memcpy(builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES, block->stored, block->stored_bytes);
         table_builder_seal(builder, block->codec, block->stored_bytes, block->image_bytes, &stored);
-        rc = table_index_parts_block(builder->store->mem, &builder->index, &stored.handle, err);
+        rc = table_builder_end_block(builder, &stored, err);
     }
     builder->failure = rc;
     return rc;
@@ -424,28 +435,64 @@ static int table_builder_finish_meta(struct table_builder *builder, struct pleat
     return 0;
 }
 
-static int table_builder_finish_index(struct table_builder *builder, struct table_footer *footer,
-                                      struct pleat_error *err) {
-    uint8_t *image = NULL;
-    size_t image_bytes = 0;
-    int rc = table_index_parts_image(builder->store->mem, &builder->index, &image, &image_bytes, err);
-    if (rc == 0) {
-        rc = table_builder_store(builder, image, image_bytes, builder->lz4_state != NULL, &footer->index, err);
+static int table_builder_finish_index_pages(struct table_builder *builder, struct pleat_error *err) {
+    const struct mem *mem = builder->store->mem;
+    struct table_index_builder *index = &builder->index;
+    int rc = table_index_close(mem, index, err);
+    const uint8_t *image = index->images.data;
+    for (uint32_t page = 0; rc == 0 && page < index->pages; page++) {
+        size_t image_bytes = table_index_start_of(index, page).image_bytes;
+        struct table_section stored;
+        rc = table_builder_store(builder, image, image_bytes, builder->lz4_state != NULL, &stored, err);
+        rc = rc < 0 ? rc : table_index_page_stored(mem, index, stored.handle.stored_bytes, err);
+        image += image_bytes;
     }
-    mem_free(builder->store->mem, image);
     return rc;
 }
 
-static int table_builder_finish_filter(struct table_builder *builder, struct table_footer *footer,
-                                       struct pleat_error *err) {
-    footer->filter.handle.offset = builder->written + builder->buffer.bytes;
+static int table_builder_finish_index(struct table_builder *builder, uint64_t pages_at, uint64_t pages_end,
+                                      struct table_footer *footer, struct pleat_error *err) {
+    struct table_bytes *scratch = &builder->scratch;
+    scratch->bytes = 0;
+    int rc = table_index_directory(builder->store->mem, &builder->index, pages_at, pages_end, scratch, err);
+    return rc < 0 ? rc : table_builder_store(builder, scratch->data, scratch->bytes, builder->lz4_state != NULL,
+                                             &footer->index, err);
+}
+
+/* The pages of the filter; *ret_image: the builder's, its directory still to be stored. */
+static int table_builder_finish_filter_pages(struct table_builder *builder, const uint8_t **ret_image,
+                                             struct pleat_error *err) {
+    *ret_image = NULL;
     if (builder->filter == NULL) {
         return 0;
     }
-    const uint8_t *image;
     size_t image_bytes;
-    int rc = filter_builder_finish(builder->filter, &image, &image_bytes, err);
-    return rc < 0 ? rc : table_builder_store(builder, image, image_bytes, false, &footer->filter, err);
+    int rc = filter_builder_finish(builder->filter, ret_image, &image_bytes, err);
+    for (uint32_t part = 0; rc == 0 && part < filter_parts(*ret_image); part++) {
+        uint64_t at, bytes;
+        struct table_section stored;
+        filter_part_place(*ret_image, part, &at, &bytes);
+        if (bytes > 0) {
+            rc = table_builder_store(builder, *ret_image + at, (size_t)bytes, false, &stored, err);
+        }
+    }
+    return rc;
+}
+
+/* Index and filter: the pages of both, then both directories. */
+static int table_builder_finish_sections(struct table_builder *builder, struct table_footer *footer,
+                                         struct pleat_error *err) {
+    const uint8_t *filter = NULL;
+    uint64_t pages_at = builder->written + builder->buffer.bytes;
+    int rc = table_builder_finish_index_pages(builder, err);
+    uint64_t pages_end = builder->written + builder->buffer.bytes;
+    rc = rc < 0 ? rc : table_builder_finish_filter_pages(builder, &filter, err);
+    rc = rc < 0 ? rc : table_builder_finish_index(builder, pages_at, pages_end, footer, err);
+    footer->filter.handle.offset = builder->written + builder->buffer.bytes;
+    if (rc < 0 || filter == NULL) {
+        return rc;
+    }
+    return table_builder_store(builder, filter, filter_directory_bytes(filter), false, &footer->filter, err);
 }
 
 static int table_builder_finish_properties(struct table_builder *builder, struct table_footer *footer,
@@ -490,8 +537,7 @@ int table_builder_finish(struct table_builder *builder, struct table_meta *ret_m
     struct table_footer footer = {0};
     rc = table_builder_drain(builder, true, err);
     rc = rc < 0 ? rc : table_builder_finish_meta(builder, err);
-    rc = rc < 0 ? rc : table_builder_finish_index(builder, &footer, err);
-    rc = rc < 0 ? rc : table_builder_finish_filter(builder, &footer, err);
+    rc = rc < 0 ? rc : table_builder_finish_sections(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_properties(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_footer(builder, &footer, err);
     rc = rc < 0 || MUTATION(table_sync) ? rc : table_store_sync(builder->store, builder->file, err);

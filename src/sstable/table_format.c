@@ -233,6 +233,11 @@ static int table_footer_verify(const uint8_t *p, const struct table_store *store
         return error_set(err, PLEAT_ERR_NEWER, 0, "%s: table format %u is newer than %u", name,
                          load_u32(p + TABLE_FOOTER_FORMAT), TABLE_FORMAT);
     }
+    if (load_u32(p + TABLE_FOOTER_FORMAT) == 1) {
+        return error_set(err, PLEAT_ERR_INVALID, 0,
+                         "%s: table format 1, of before the first release, is not read; this version reads format %u",
+                         name, TABLE_FORMAT);
+    }
     if (load_u64(p + TABLE_FOOTER_FORMAT) != (TABLE_FORMAT | (uint64_t)TABLE_FOOTER_BYTES << 32)) {
         return error_corrupt(err, name, offset + TABLE_FOOTER_FORMAT, "format and footer length",
                              TABLE_FORMAT | (uint64_t)TABLE_FOOTER_BYTES << 32, load_u64(p + TABLE_FOOTER_FORMAT));

@@ -3,12 +3,12 @@
  *
  * A file is tiled without a gap: block 0 begins at 0, each stored piece follows the one before, the footer ends it.
  *
- *     [header|bytes] ... [header|bytes]  [header|index]  [header|filter]  [header|properties]  [footer]
- *      block 0            block n-1                       absent: nothing
+ *     [block 0] ... [block n-1] [index page] ... [filter page] ... [index] [filter] [properties] [footer]
+ *                                                 none: nothing             none: nothing
  *
- * One way of storing serves blocks and sections: 24 bytes of header, then LZ4 block data or the image itself. The
- * checksum is xxh3-64, seeded from store id, file number and offset, over the rest of the header and the stored bytes:
- * a piece of another store, another file or another place never validates.
+ * One way of storing serves blocks, pages and sections: 24 bytes of header, then LZ4 block data or the image itself.
+ * The checksum is xxh3-64, seeded from store id, file number and offset, over the rest of the header and the stored
+ * bytes: a piece of another store, another file or another place never validates.
  *
  *   M1  Pieces tile the file: every byte belongs to exactly one checksum (or is that checksum, or the end marker).
  *   M2  Nothing of a piece but its checksum is looked at before the checksum was found right.
@@ -35,12 +35,15 @@
 #define TABLE_HEADER_ZERO 17    /* 7 bytes of zero */
 #define TABLE_HEADER_BYTES 24
 
-/* The image of the index section. */
-#define TABLE_INDEX_BLOCKS 0     /* u32 */
-#define TABLE_INDEX_ZERO 4       /* u32 */
-#define TABLE_INDEX_SEPARATORS 8 /* u64 bytes of all separators */
-#define TABLE_INDEX_HANDLES 16   /* blocks * {u32 stored bytes, u32 image bytes}; then (blocks - 1) * u16 separator */
-#define TABLE_INDEX_HANDLE 8     /* length; then the separators one behind another */
+/* The image of the index section: the directory of the pages (table_index.h). */
+#define TABLE_INDEX_PAGES 0       /* u32 */
+#define TABLE_INDEX_ZERO 4        /* u32 */
+#define TABLE_INDEX_PAGES_AT 8    /* u64 where the blocks end and the pages of the index begin */
+#define TABLE_INDEX_PAGES_END 16  /* u64 where those end and the pages of the filter begin */
+#define TABLE_INDEX_STORED_MAX 24 /* u32 stored bytes of a block at most */
+#define TABLE_INDEX_IMAGE_MAX 28  /* u32 image bytes of a block at most */
+#define TABLE_INDEX_STARTS 32     /* pages * u64 offset of the first block; pages * u32 its number; then a node ... */
+#define TABLE_INDEX_START 12      /* ... over the pages (index_node.h) */
 
 /* The image of the properties section. */
 #define TABLE_PROPERTIES_ENTRIES 0          /* u64 */
@@ -88,7 +91,7 @@
 
 #define TABLE_MAGIC 0x4c42545441454c50ull /* "PLEATTBL" as bytes */
 #define TABLE_END 0x5441454c506c6274ull   /* "tblPLEAT" as bytes */
-#define TABLE_FORMAT 1u
+#define TABLE_FORMAT 2u /* 1, of before the first release, had no pages */
 
 #define TABLE_FILE_BYTES_MIN (TABLE_FOOTER_BYTES + 3 * TABLE_HEADER_BYTES)
 

@@ -1,44 +1,24 @@
 /*
- * table_index.c - see table_index.h. The image (table_format.h) leaves out what follows from X2: offsets are sums.
+ * table_index.c - see table_index.h: the two floors of an index, built and proved.
+ *
+ * Pages are encoded as they are closed and kept until the blocks are written, since they lie behind them in the file.
  */
 #include "sstable/table_index.h"
 
 #include "base/assert.h"
-#include "base/bytes.h"
 #include "base/error.h"
-#include "base/limits.h"
 
 #include <string.h>
 
+/* A page has so many blocks at least: what is smaller than a pointer to it is not worth one. */
+#define TABLE_INDEX_PAGE_BLOCKS_MIN 4u
+#define TABLE_INDEX_PAGE_BYTES_MAX 4096u
+#define TABLE_INDEX_CHILD_BYTES 18u /* of a node, for a child whose separator has no tail */
+
 /* ---- building --------------------------------------------------------------------------------------------------- */
 
-int table_bytes_reserve(const struct mem *mem, struct table_bytes *buffer, size_t more, struct pleat_error *err) {
-    if (more <= buffer->capacity - buffer->bytes) {
-        return 0;
-    }
-    if (more > SIZE_MAX / 4 - buffer->bytes) {
-        return error_no_memory(err, "a table's buffer", more);
-    }
-    size_t capacity = buffer->bytes + more;
-    capacity = capacity < buffer->capacity * 2 ? buffer->capacity * 2 : capacity;
-    capacity = capacity < 256 ? 256 : capacity;
-    uint8_t *data = mem_resize(mem, buffer->data, capacity);
-    if (data == NULL) {
-        return error_no_memory(err, "a table's buffer", capacity);
-    }
-    buffer->data = data;
-    buffer->capacity = capacity;
-    return 0;
-}
-
-int table_bytes_append(const struct mem *mem, struct table_bytes *buffer, const void *data, size_t bytes,
-                       struct pleat_error *err) {
-    int rc = table_bytes_reserve(mem, buffer, bytes, err);
-    if (rc == 0 && bytes > 0) {
-        memcpy(buffer->data + buffer->bytes, data, bytes);
-        buffer->bytes += bytes;
-    }
-    return rc;
+size_t table_index_page_bytes(size_t block_bytes) {
+    return block_bytes / 4 < TABLE_INDEX_PAGE_BYTES_MAX ? block_bytes / 4 : TABLE_INDEX_PAGE_BYTES_MAX;
 }
 
 size_t table_separator_bytes(const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes) {
@@ -47,193 +27,206 @@ size_t table_separator_bytes(const uint8_t *a, size_t a_bytes, const uint8_t *b,
     return bytes;
 }
 
-int table_index_parts_separator(const struct mem *mem, struct table_index_parts *parts, const uint8_t *separator,
-                                size_t separator_bytes, struct pleat_error *err) {
-    ASSERT(separator_bytes > 0 && separator_bytes <= LIMIT_KEY_BYTES);
-    uint8_t length[2];
-    store_u16(length, (uint16_t)separator_bytes);
-    int rc = table_bytes_append(mem, &parts->lengths, length, sizeof length, err);
-    return rc < 0 ? rc : table_bytes_append(mem, &parts->separators, separator, separator_bytes, err);
+static struct table_index_start *table_index_open_start(struct table_index_builder *builder) {
+    return &((struct table_index_start *)(void *)builder->starts.data)[builder->pages];
 }
 
-int table_index_parts_block(const struct mem *mem, struct table_index_parts *parts, const struct table_handle *handle,
-                            struct pleat_error *err) {
-    uint8_t place[TABLE_INDEX_HANDLE];
-    store_u32(place, handle->stored_bytes);
-    store_u32(place + 4, handle->image_bytes);
-    int rc = table_bytes_append(mem, &parts->handles, place, sizeof place, err);
-    parts->blocks += rc == 0;
-    return rc;
-}
-
-int table_index_parts_image(const struct mem *mem, const struct table_index_parts *parts, uint8_t **ret_image,
-                            size_t *ret_bytes, struct pleat_error *err) {
-    ASSERT(parts->blocks > 0 && parts->lengths.bytes == 2 * ((size_t)parts->blocks - 1));
-    size_t bytes = TABLE_INDEX_HANDLES + parts->handles.bytes + parts->lengths.bytes + parts->separators.bytes;
-    uint8_t *image = mem_alloc(mem, bytes);
-    if (image == NULL) {
-        return error_no_memory(err, "the index of a table", bytes);
-    }
-    store_u32(image + TABLE_INDEX_BLOCKS, parts->blocks);
-    store_u32(image + TABLE_INDEX_ZERO, 0);
-    store_u64(image + TABLE_INDEX_SEPARATORS, parts->separators.bytes);
-    uint8_t *p = image + TABLE_INDEX_HANDLES;
-    memcpy(p, parts->handles.data, parts->handles.bytes);
-    p += parts->handles.bytes;
-    if (parts->lengths.bytes > 0) {
-        memcpy(p, parts->lengths.data, parts->lengths.bytes);
-        p += parts->lengths.bytes;
-        memcpy(p, parts->separators.data, parts->separators.bytes);
-    }
-    *ret_image = image;
-    *ret_bytes = bytes;
-    return 0;
-}
-
-void table_index_parts_fini(const struct mem *mem, struct table_index_parts *parts) {
-    mem_free(mem, parts->handles.data);
-    mem_free(mem, parts->lengths.data);
-    mem_free(mem, parts->separators.data);
-    *parts = (struct table_index_parts){0};
-}
-
-/* ---- loading ---------------------------------------------------------------------------------------------------- */
-
-static struct table_index *table_index_alloc(const struct mem *mem, uint32_t blocks, size_t separator_bytes) {
-    size_t n = (size_t)blocks - 1;
-    size_t memory_bytes = sizeof(struct table_index) + n * sizeof(uint64_t) +
-                          (size_t)blocks *
-                              (sizeof(struct table_handle) + sizeof(struct cache_slot) + sizeof(uint32_t)) +
-                          separator_bytes;
-    struct table_index *index = mem_zalloc(mem, 1, memory_bytes);
-    if (index == NULL) {
-        return NULL;
-    }
-    index->heads = (uint64_t *)(index + 1);
-    index->handles = (struct table_handle *)(index->heads + n);
-    index->slots = (struct cache_slot *)(index->handles + blocks);
-    index->separator_offsets = (uint32_t *)(index->slots + blocks);
-    index->bytes = (uint8_t *)(index->separator_offsets + blocks);
-    index->memory_bytes = memory_bytes;
-    index->blocks = blocks;
-    index->separators = (uint32_t)n;
-    return index;
-}
-
-/* X2, M3. */
-static int table_index_load_handles(struct table_index *index, const uint8_t *handles,
-                                    const struct table_footer *footer, const char *name, struct pleat_error *err) {
-    uint64_t end = footer->index.handle.offset;
-    uint64_t offset = 0;
-    for (uint32_t i = 0; i < index->blocks; i++) {
-        struct table_handle *handle = &index->handles[i];
-        handle->offset = offset;
-        handle->stored_bytes = load_u32(handles + (size_t)i * TABLE_INDEX_HANDLE);
-        handle->image_bytes = load_u32(handles + (size_t)i * TABLE_INDEX_HANDLE + 4);
-        if (!table_handle_is_sound(handle) || TABLE_HEADER_BYTES + (uint64_t)handle->stored_bytes > end - offset) {
-            return error_corrupt(err, name, end, "length of a block in the index", end - offset, handle->stored_bytes);
-        }
-        offset += TABLE_HEADER_BYTES + (uint64_t)handle->stored_bytes;
-        if (handle->stored_bytes > index->stored_bytes_max) {
-            index->stored_bytes_max = handle->stored_bytes;
-        }
-        if (handle->image_bytes > index->image_bytes_max) {
-            index->image_bytes_max = handle->image_bytes;
-        }
-    }
-    return offset == end ? 0 : error_corrupt(err, name, end, "end of the blocks", end, offset);
-}
-
-/* X1; the bytes have been copied. */
-static int table_index_load_separators(struct table_index *index, const uint8_t *lengths, size_t separator_bytes,
-                                       uint64_t section, const char *name, struct pleat_error *err) {
-    size_t offset = 0;
-    for (uint32_t i = 0; i < index->separators; i++) {
-        size_t bytes = load_u16(lengths + (size_t)i * 2);
-        if (bytes == 0 || bytes > separator_bytes - offset) {
-            return error_corrupt(err, name, section, "length of a separator", separator_bytes - offset, bytes);
-        }
-        index->separator_offsets[i] = (uint32_t)offset;
-        offset += bytes;
-        index->separator_offsets[i + 1] = (uint32_t)offset;
-        if (i > 0) {
-            struct pleat_slice a = table_index_separator(index, i - 1);
-            struct pleat_slice b = table_index_separator(index, i);
-            if (key_compare(a.data, a.bytes, b.data, b.bytes) >= 0) {
-                return error_corrupt(err, name, section, "order of the separators, at", i, i - 1);
-            }
-        }
-    }
-    if (offset != separator_bytes) {
-        return error_corrupt(err, name, section, "length of the separators", separator_bytes, offset);
-    }
-    if (index->separators > 0) {
-        struct pleat_slice a = table_index_separator(index, 0);
-        struct pleat_slice b = table_index_separator(index, index->separators - 1);
-        index->prefix_bytes = (uint32_t)key_common(a.data, a.bytes, b.data, b.bytes);
-    }
-    for (uint32_t i = 0; i < index->separators; i++) {
-        struct pleat_slice separator = table_index_separator(index, i);
-        index->heads[i] = key_head(separator.data, separator.bytes, index->prefix_bytes);
-    }
-    return 0;
-}
-
-int table_index_new(const struct mem *mem, const uint8_t *image, const struct table_footer *footer, const char *name,
-                    struct table_index **ret_index, struct pleat_error *err) {
-    uint64_t section = footer->index.handle.offset;
-    uint64_t image_bytes = footer->index.handle.image_bytes;
-    if (image_bytes < TABLE_INDEX_HANDLES + TABLE_INDEX_HANDLE) {
-        return error_corrupt(err, name, section, "length of the index", TABLE_INDEX_HANDLES + TABLE_INDEX_HANDLE,
-                             image_bytes);
-    }
-    uint32_t blocks = load_u32(image + TABLE_INDEX_BLOCKS);
-    if (blocks != footer->blocks || blocks == 0 || load_u32(image + TABLE_INDEX_ZERO) != 0) {
-        return error_corrupt(err, name, section, "blocks in the index", footer->blocks, blocks);
-    }
-    uint64_t separator_bytes = load_u64(image + TABLE_INDEX_SEPARATORS);
-    uint64_t expected = TABLE_INDEX_HANDLES + (uint64_t)blocks * TABLE_INDEX_HANDLE + ((uint64_t)blocks - 1) * 2;
-    if (separator_bytes > image_bytes || expected + separator_bytes != image_bytes) {
-        return error_corrupt(err, name, section, "length of the index", image_bytes, expected + separator_bytes);
-    }
-    struct table_index *index = table_index_alloc(mem, blocks, (size_t)separator_bytes);
-    if (index == NULL) {
-        return error_no_memory(err, "the index of a table", image_bytes);
-    }
-    const uint8_t *handles = image + TABLE_INDEX_HANDLES;
-    const uint8_t *lengths = handles + (size_t)blocks * TABLE_INDEX_HANDLE;
-    memcpy(index->bytes, lengths + ((size_t)blocks - 1) * 2, (size_t)separator_bytes);
-    int rc = table_index_load_handles(index, handles, footer, name, err);
-    if (rc == 0) {
-        rc = table_index_load_separators(index, lengths, (size_t)separator_bytes, section, name, err);
-    }
+int table_index_close(const struct mem *mem, struct table_index_builder *builder, struct pleat_error *err) {
+    size_t before = builder->images.bytes;
+    int rc = index_node_encode(mem, &builder->page, &builder->images, err);
     if (rc < 0) {
-        table_index_free(mem, index);
         return rc;
     }
+    if (builder->images.bytes - before > UINT32_MAX) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "a page of the index of %zu bytes, the limit is %u",
+                         builder->images.bytes - before, UINT32_MAX);
+    }
+    table_index_open_start(builder)->image_bytes = (uint32_t)(builder->images.bytes - before);
+    index_node_parts_clear(&builder->page);
+    builder->pages++;
+    return 0;
+}
+
+/* Long separators fill a page, too; what they have in common counts, as it is known only in the end. */
+static bool table_index_page_is_full(const struct table_index_builder *builder) {
+    const struct index_node_parts *page = &builder->page;
+    return page->count >= TABLE_INDEX_PAGE_BLOCKS_MIN &&
+           ((size_t)page->count * TABLE_INDEX_CHILD_BYTES >= builder->page_bytes ||
+            page->separators.bytes >= builder->page_bytes * 4 || page->covered_bytes >= INDEX_NODE_COVERED_MAX);
+}
+
+int table_index_add_separator(const struct mem *mem, struct table_index_builder *builder, const uint8_t *separator,
+                              size_t separator_bytes, struct pleat_error *err) {
+    struct index_node_parts *parts = &builder->page;
+    if (table_index_page_is_full(builder)) {
+        int rc = table_index_close(mem, builder, err);
+        if (rc < 0) {
+            return rc;
+        }
+        parts = &builder->top;
+    }
+    return index_node_add_separator(mem, parts, separator, separator_bytes, err);
+}
+
+int table_index_add_block(const struct mem *mem, struct table_index_builder *builder, uint32_t stored_bytes,
+                          uint32_t image_bytes, struct pleat_error *err) {
+    int rc = 0;
+    if (builder->page.count == 0) {
+        struct table_index_start start = {builder->covered_bytes, builder->blocks, 0};
+        rc = table_bytes_append(mem, &builder->starts, &start, sizeof start, err);
+    }
+    rc = rc < 0 ? rc : index_node_add_child(mem, &builder->page, stored_bytes, image_bytes, err);
+    if (rc < 0) {
+        return rc;
+    }
+    builder->covered_bytes += TABLE_HEADER_BYTES + (uint64_t)stored_bytes;
+    builder->blocks++;
+    builder->stored_bytes_max = stored_bytes > builder->stored_bytes_max ? stored_bytes : builder->stored_bytes_max;
+    builder->image_bytes_max = image_bytes > builder->image_bytes_max ? image_bytes : builder->image_bytes_max;
+    return 0;
+}
+
+int table_index_page_stored(const struct mem *mem, struct table_index_builder *builder, uint32_t stored_bytes,
+                            struct pleat_error *err) {
+    ASSERT(builder->top.count < builder->pages);
+    uint32_t image_bytes = table_index_start_of(builder, builder->top.count).image_bytes;
+    return index_node_add_child(mem, &builder->top, stored_bytes, image_bytes, err);
+}
+
+int table_index_directory(const struct mem *mem, const struct table_index_builder *builder, uint64_t pages_at,
+                          uint64_t pages_end, struct table_bytes *out, struct pleat_error *err) {
+    ASSERT(builder->top.count == builder->pages && builder->covered_bytes == pages_at);
+    size_t lists = (size_t)builder->pages * TABLE_INDEX_START;
+    int rc = table_bytes_reserve(mem, out, TABLE_INDEX_STARTS + lists, err);
+    if (rc < 0) {
+        return rc;
+    }
+    uint8_t *p = out->data + out->bytes;
+    store_u32(p + TABLE_INDEX_PAGES, builder->pages);
+    store_u32(p + TABLE_INDEX_ZERO, 0);
+    store_u64(p + TABLE_INDEX_PAGES_AT, pages_at);
+    store_u64(p + TABLE_INDEX_PAGES_END, pages_end);
+    store_u32(p + TABLE_INDEX_STORED_MAX, builder->stored_bytes_max);
+    store_u32(p + TABLE_INDEX_IMAGE_MAX, builder->image_bytes_max);
+    for (uint32_t page = 0; page < builder->pages; page++) {
+        struct table_index_start start = table_index_start_of(builder, page);
+        store_u64(p + TABLE_INDEX_STARTS + (size_t)page * 8, start.offset);
+        store_u32(p + TABLE_INDEX_STARTS + (size_t)builder->pages * 8 + (size_t)page * 4, start.block);
+    }
+    out->bytes += TABLE_INDEX_STARTS + lists;
+    return index_node_encode(mem, &builder->top, out, err);
+}
+
+void table_index_builder_fini(const struct mem *mem, struct table_index_builder *builder) {
+    index_node_parts_fini(mem, &builder->page);
+    index_node_parts_fini(mem, &builder->top);
+    mem_free(mem, builder->images.data);
+    mem_free(mem, builder->starts.data);
+    *builder = (struct table_index_builder){0};
+}
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+/* Places in the file, and counts that bound what is allocated. */
+static const char *table_index_verify_header(const struct table_index *index, const struct table_footer *footer) {
+    uint64_t section = footer->index.handle.offset;
+    if (index->pages_at >= index->pages_end || index->pages_end > section) {
+        return "end of the blocks, or of the pages of the index";
+    }
+    if (index->blocks > index->pages_at / (TABLE_HEADER_BYTES + 1)) {
+        return "blocks in the index";
+    }
+    struct table_handle longest = {0, index->stored_bytes_max, index->image_bytes_max};
+    if (!table_handle_is_sound(&longest) || TABLE_HEADER_BYTES + (uint64_t)longest.stored_bytes > index->pages_at) {
+        return "longest block in the index";
+    }
+    return NULL;
+}
+
+/* X4, the directory's half. */
+static const char *table_index_verify_starts(const struct table_index *index, uint32_t *ret_at) {
+    if (table_index_first_offset(index, 0) != 0 || table_index_first_block(index, 0) != 0) {
+        return "first page of the index";
+    }
+    for (uint32_t page = 0; page < index->pages; page++) {
+        *ret_at = page;
+        if (table_index_first_offset(index, page + 1) <= table_index_first_offset(index, page) ||
+            table_index_first_block(index, page + 1) <= table_index_first_block(index, page)) {
+            return "order of the pages of the index";
+        }
+    }
+    return NULL;
+}
+
+static const char *table_index_verify(struct table_index *index, const struct table_footer *footer, uint32_t *ret_at) {
+    const uint8_t *image = index->image;
+    uint64_t image_bytes = footer->index.handle.image_bytes;
+    *ret_at = 0;
+    if (image_bytes < TABLE_INDEX_STARTS) {
+        return "length of the index";
+    }
+    index->pages = load_u32(image + TABLE_INDEX_PAGES);
+    index->blocks = footer->blocks;
+    index->pages_at = load_u64(image + TABLE_INDEX_PAGES_AT);
+    index->pages_end = load_u64(image + TABLE_INDEX_PAGES_END);
+    index->stored_bytes_max = load_u32(image + TABLE_INDEX_STORED_MAX);
+    index->image_bytes_max = load_u32(image + TABLE_INDEX_IMAGE_MAX);
+    uint64_t lists = (uint64_t)index->pages * TABLE_INDEX_START;
+    if (index->pages == 0 || load_u32(image + TABLE_INDEX_ZERO) != 0 || lists > image_bytes - TABLE_INDEX_STARTS) {
+        return "pages of the index";
+    }
+    const char *wrong = table_index_verify_header(index, footer);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    index->first_offsets = image + TABLE_INDEX_STARTS;
+    index->first_blocks = index->first_offsets + (size_t)index->pages * 8;
+    const uint8_t *node = image + TABLE_INDEX_STARTS + lists;
+    wrong = index_node_verify(node, (size_t)(image_bytes - TABLE_INDEX_STARTS - lists),
+                              index->pages_end - index->pages_at, ret_at);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    index->top_image = node;
+    index->top = index_node_of(node);
+    return index->top.count == index->pages ? table_index_verify_starts(index, ret_at) : "pages of the index";
+}
+
+int table_index_open(const struct mem *mem, uint8_t *image, const struct table_footer *footer, const char *name,
+                     struct table_index *ret_index, struct pleat_error *err) {
+    struct table_index index = {.image = image};
+    uint32_t at = 0;
+    const char *wrong = table_index_verify(&index, footer, &at);
+    if (wrong != NULL) {
+        mem_free(mem, image);
+        return error_corrupt(err, name, footer->index.handle.offset, wrong, 0, at);
+    }
+    size_t count = (size_t)index.blocks + index.pages;
+    index.slots = mem_zalloc(mem, count, sizeof *index.slots);
+    if (index.slots == NULL) {
+        mem_free(mem, image);
+        return error_no_memory(err, "the slots of a table", count * sizeof *index.slots);
+    }
+    index.page_slots = index.slots + index.blocks;
+    index.memory_bytes = footer->index.handle.image_bytes + count * sizeof *index.slots;
     *ret_index = index;
     return 0;
 }
 
-void table_index_free(const struct mem *mem, struct table_index *index) {
-    mem_free(mem, index);
+void table_index_fini(const struct mem *mem, struct table_index *index) {
+    mem_free(mem, index->slots);
+    mem_free(mem, index->image);
+    *index = (struct table_index){0};
 }
 
-/* ---- searching -------------------------------------------------------------------------------------------------- */
+/* ---- pages ------------------------------------------------------------------------------------------------------ */
 
-/* Heads from `first` on tie with the key's: the first separator greater than the key (or not less, when `equal`). */
-static uint32_t table_index_find_tied(const struct table_index *index, uint32_t first, uint64_t head,
-                                      const uint8_t *key, size_t key_bytes, bool equal) {
-    uint32_t end = first;
-    for (uint32_t step = 1; end < index->separators && index->heads[end] == head; step *= 2) {
-        end = step < index->separators - first ? first + step : index->separators;
-    }
-    while (first < end) {
+uint32_t table_index_page_of(const struct table_index *index, uint32_t block) {
+    uint32_t first = 0, end = index->pages;
+    while (end - first > 1) {
         uint32_t middle = first + (end - first) / 2;
-        struct pleat_slice separator = table_index_separator(index, middle);
-        int order = key_compare(separator.data, separator.bytes, key, key_bytes);
-        if (order < 0 || (order == 0 && !equal)) {
-            first = middle + 1;
+        if (table_index_first_block(index, middle) <= block) {
+            first = middle;
         } else {
             end = middle;
         }
@@ -241,43 +234,34 @@ static uint32_t table_index_find_tied(const struct table_index *index, uint32_t 
     return first;
 }
 
-static inline uint32_t table_index_search(const struct table_index *index, const uint8_t *key, size_t key_bytes,
-                                          bool equal) {
-    uint32_t length = index->separators;
-    if (length == 0) {
-        return 0;
+const char *table_index_page_verify(const struct table_index *index, uint32_t page, const uint8_t *image,
+                                    size_t image_bytes, uint8_t *scratch, uint32_t *ret_at) {
+    uint64_t covered = table_index_covered(index, page);
+    const char *wrong = index_node_verify(image, image_bytes, covered, ret_at);
+    if (wrong != NULL) {
+        return wrong;
     }
-    size_t prefix_bytes = index->prefix_bytes;
-    if (prefix_bytes > 0) {
-        size_t common = key_bytes < prefix_bytes ? key_bytes : prefix_bytes;
-        int order = common > 0 ? memcmp(key, index->bytes, common) : 0; /* separator 0 begins with the prefix, too */
-        if (order > 0) {
-            return length;
+    const struct index_node node = index_node_of(image);
+    if (node.count != table_index_first_block(index, page + 1) - table_index_first_block(index, page)) {
+        return "blocks in a page of the index";
+    }
+    for (uint32_t i = 0; i < node.count; i++) {
+        struct table_handle handle = index_node_child(&node, i, covered);
+        if (handle.stored_bytes > index->stored_bytes_max || handle.image_bytes > index->image_bytes_max) {
+            *ret_at = i;
+            return "length of a block or page in the index";
         }
-        if (order < 0 || key_bytes < prefix_bytes) {
-            return 0;
+    }
+    for (uint32_t i = 0; node.count > 1 && i < 2; i++) { /* the first and the last */
+        uint32_t separator = i == 0 ? 0 : node.count - 2;
+        size_t bytes = index_node_separator_bytes(&node, separator);
+        index_node_separator(&node, separator, scratch);
+        /* Equal to the one in front of the page it would hide the page's first block from every key. */
+        if (index_node_find(index->top_image, scratch, bytes, false) != page ||
+            index_node_find(index->top_image, scratch, bytes, true) != page) {
+            *ret_at = separator;
+            return "order of the separators";
         }
     }
-    uint64_t head = key_head(key, key_bytes, prefix_bytes);
-    const uint64_t *base = index->heads;
-    while (length > 1) {
-        uint32_t half = length / 2;
-        __builtin_prefetch(base + half / 2 - (half > 1));
-        __builtin_prefetch(base + half + half / 2 - 1);
-        base += (base[half - 1] < head) * (size_t)half;
-        length -= half;
-    }
-    uint32_t first = (uint32_t)(base - index->heads) + (*base < head);
-    if (LIKELY(first == index->separators || index->heads[first] != head)) {
-        return first;
-    }
-    return table_index_find_tied(index, first, head, key, key_bytes, equal);
-}
-
-uint32_t table_index_find(const struct table_index *index, const uint8_t *key, size_t key_bytes) {
-    return table_index_search(index, key, key_bytes, false);
-}
-
-uint32_t table_index_find_before(const struct table_index *index, const uint8_t *key, size_t key_bytes) {
-    return table_index_search(index, key, key_bytes, true);
+    return NULL;
 }

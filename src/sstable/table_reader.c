@@ -1,7 +1,7 @@
 /*
- * table_reader.c - opening a table and point lookups.
+ * table_reader.c - opening a table, loading blocks, and point lookups.
  *
- *     table_get:  index -> slot -> frame (loaded on a miss) -> block_get
+ *     table_get:  index (table_page.c) -> slot -> frame (loaded on a miss) -> block_get
  *
  * The file is verified in two layers. What decides about memory safety (lengths, order of separators, block images) is
  * checked whatever the checksums say; what decides about truth (identity, counts, key range) is compared with the meta
@@ -61,22 +61,6 @@ static int table_meta_compare(const struct table *table, const struct table_meta
     return 0;
 }
 
-static int table_open_filter(struct table *table, struct pleat_error *err) {
-    const struct table_section *section = &table->footer.filter;
-    if (section->handle.stored_bytes == 0) {
-        return 0;
-    }
-    int rc = table_section_read(table->store, table->file, table->seed, section, table->name, &table->filter, err);
-    if (rc < 0) {
-        return rc;
-    }
-    const char *wrong = filter_verify(table->filter, section->handle.image_bytes);
-    if (wrong != NULL) {
-        return error_corrupt(err, table->name, section->handle.offset, wrong, 0, 1);
-    }
-    return 0;
-}
-
 static int table_open_sections(struct table *table, const struct table_meta *expected, struct pleat_error *err) {
     const struct table_store *store = table->store;
     int rc = table_footer_read(store, table->file, table->meta.number, table->name, &table->footer, err);
@@ -100,9 +84,8 @@ static int table_open_sections(struct table *table, const struct table_meta *exp
     if (rc < 0) {
         return rc;
     }
-    rc = table_index_new(store->mem, image, &table->footer, table->name, &table->index, err);
-    mem_free(store->mem, image);
-    return rc < 0 ? rc : table_open_filter(table, err);
+    rc = table_index_open(store->mem, image, &table->footer, table->name, &table->index, err);
+    return rc < 0 ? rc : table_filter_open(table, err);
 }
 
 int table_open_as(const struct table_store *store, uint64_t number, const struct table_meta *expected,
@@ -124,7 +107,11 @@ int table_open_as(const struct table_store *store, uint64_t number, const struct
     if (rc < 0) {
         goto failed;
     }
-    table->charged_bytes = sizeof *table + table->index->memory_bytes + table->footer.filter.handle.image_bytes;
+    table->charged_bytes = sizeof *table + table->index.memory_bytes;
+    if (table->filter != NULL) {
+        table->charged_bytes += table->footer.filter.handle.image_bytes +
+                                filter_parts(table->filter) * (sizeof(struct cache_slot) + sizeof(uint64_t));
+    }
     cache_charge(store->cache, (int64_t)table->charged_bytes);
     *ret_table = table;
     return 0;
@@ -144,14 +131,18 @@ void table_close(struct table *table) {
     }
     const struct table_store *store = table->store;
     if (table->charged_bytes > 0) {
-        cache_slots_clear(store->cache, table->index->slots, table->index->blocks);
+        cache_slots_clear(store->cache, table->index.slots, (size_t)table->index.blocks + table->index.pages);
+        if (table->filter != NULL) {
+            cache_slots_clear(store->cache, table->filter_slots, filter_parts(table->filter));
+        }
         cache_charge(store->cache, -(int64_t)table->charged_bytes);
     }
     if (table->file != NULL) {
         store->vfs->file_close(table->file);
     }
-    table_index_free(store->mem, table->index);
+    table_index_fini(store->mem, &table->index);
     mem_free(store->mem, table->filter);
+    mem_free(store->mem, table->filter_slots);
     table_meta_fini(store->mem, &table->meta);
     mem_free(store->mem, table);
 }
@@ -169,57 +160,61 @@ static bool table_block_ends_with(const uint8_t *image, const uint8_t *key, size
 }
 
 /* X3 at the table's ends: levels are ordered by the metas alone, so a key beyond them would be shown out of order. */
-static int table_block_verify_ends(const struct table *table, uint32_t block, const uint8_t *image,
+static int table_block_verify_ends(const struct table *table, uint32_t block, const uint8_t *image, uint64_t offset,
                                    struct pleat_error *err) {
     const struct table_meta *meta = &table->meta;
-    uint64_t offset = table->index->handles[block].offset;
     if (block == 0) {
         uint32_t first = block_seek(image, meta->smallest, meta->smallest_bytes);
         if (first != 0) {
             return error_corrupt(err, table->name, offset, "keys of the first block below the smallest", 0, first);
         }
     }
-    if (block == table->index->separators && !table_block_ends_with(image, meta->largest, meta->largest_bytes)) {
+    if (block + 1 == table->index.blocks && !table_block_ends_with(image, meta->largest, meta->largest_bytes)) {
         return error_corrupt(err, table->name, offset, "largest key, equal", 1, 0);
     }
     return 0;
 }
 
+/* X3 at one separator: how many keys of the block are below it. */
+static int table_block_verify_separator(const struct table *table, const struct table_place *place, bool behind,
+                                        const uint8_t *image, uint64_t offset, struct pleat_error *err) {
+    struct table_separator separator;
+    int rc = behind ? table_separator_behind(table, place, &separator, err)
+                    : table_separator_before(table, place, &separator, err);
+    if (rc == 0) {
+        uint32_t below = block_seek(image, separator.bytes.data, separator.bytes.bytes);
+        uint32_t expected = behind ? block_count(image) : 0;
+        if (below != expected) {
+            rc = error_corrupt(err, table->name, offset,
+                               behind ? "keys of a block below the next separator"
+                                      : "keys of a block below its separator",
+                               expected, below);
+        }
+    }
+    table_separator_fini(table, &separator);
+    return rc == PLEAT_ABSENT ? 0 : rc;
+}
+
 /* X3: an image that is sound in itself must also be the one that the index promised. */
-static int table_block_verify(const struct table *table, uint32_t block, const uint8_t *image, size_t image_bytes,
-                              struct pleat_error *err) {
-    const struct table_index *index = table->index;
-    uint64_t offset = index->handles[block].offset;
+static int table_block_verify(const struct table *table, const struct table_place *place, uint64_t offset,
+                              const uint8_t *image, size_t image_bytes, struct pleat_error *err) {
     size_t at = 0;
     const char *wrong = block_verify(image, image_bytes, &at);
     if (wrong != NULL) {
         return error_corrupt(err, table->name, offset, wrong, 0, at);
     }
-    if (block > 0) {
-        struct pleat_slice lower = table_index_separator(index, block - 1);
-        uint32_t first = block_seek(image, lower.data, lower.bytes);
-        if (first != 0) {
-            return error_corrupt(err, table->name, offset, "keys of a block below its separator", 0, first);
-        }
-    }
-    if (block < index->separators) {
-        struct pleat_slice upper = table_index_separator(index, block);
-        uint32_t end = block_seek(image, upper.data, upper.bytes);
-        if (end != block_count(image)) {
-            return error_corrupt(err, table->name, offset, "keys of a block below the next separator",
-                                 block_count(image), end);
-        }
-    }
-    return table_block_verify_ends(table, block, image, err);
+    int rc = table_block_verify_separator(table, place, false, image, offset, err);
+    rc = rc < 0 ? rc : table_block_verify_separator(table, place, true, image, offset, err);
+    return rc < 0 ? rc : table_block_verify_ends(table, place->block, image, offset, err);
 }
 
 int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct pleat_error *err) {
     struct table_load *load = context;
     const struct table *table = load->table;
-    const struct table_handle *handle = &table->index->handles[load->block];
-    ASSERT(image_bytes == handle->image_bytes);
+    const struct table_handle handle = table_place_handle(table, load->place);
+    ASSERT(image_bytes == handle.image_bytes);
     uint8_t stack[TABLE_LOAD_STACK_BYTES];
-    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)handle->stored_bytes;
+    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)handle.stored_bytes;
     uint8_t *heap = NULL;
     uint8_t *piece = load->piece;
     if (piece == NULL && piece_bytes <= sizeof stack) {
@@ -230,15 +225,15 @@ int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct p
             return error_no_memory(err, "the stored bytes of a block", piece_bytes);
         }
     }
-    int rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, piece, err);
+    int rc = table_piece_read(table->store, table->file, table->seed, &handle, table->name, piece, err);
     if (rc == 0) {
-        rc = table_piece_decode(piece, handle, image, table->name, err);
+        rc = table_piece_decode(piece, &handle, image, table->name, err);
     }
     if (rc == 0 && piece[TABLE_HEADER_CODEC] != PLEAT_CODEC_NONE) {
         block_offsets_unpack(image, image_bytes);
     }
     if (rc == 0) {
-        rc = table_block_verify(table, load->block, image, image_bytes, err);
+        rc = table_block_verify(table, load->place, handle.offset, image, image_bytes, err);
     }
     load->piece_filled = rc == 0;
     mem_free(table->store->mem, heap);
@@ -247,24 +242,32 @@ int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct p
 
 /* ---- lookups ---------------------------------------------------------------------------------------------------- */
 
-void table_prefetch(const struct table *table, uint64_t hash) {
-    if (table->filter != NULL) {
-        filter_prefetch(table->filter, hash);
+int table_locate(struct table *table, const uint8_t *key, size_t key_bytes, struct table_place *ret_place,
+                 struct pleat_error *err) {
+    int rc = table_find(table, key, key_bytes, false, CACHE_GET, ret_place, err);
+    if (LIKELY(rc == 0)) {
+        __builtin_prefetch(&table->index.slots[ret_place->block]);
     }
+    return rc;
 }
 
-bool table_may_contain(const struct table *table, uint64_t hash) {
-    return table->filter == NULL || filter_may_contain(table->filter, hash);
-}
-
-uint32_t table_locate(const struct table *table, const uint8_t *key, size_t key_bytes) {
-    uint32_t block = table_index_find(table->index, key, key_bytes);
-    __builtin_prefetch(&table->index->slots[block]);
-    return block;
+void table_locate_cached(const struct table *table, const uint8_t *key, size_t key_bytes,
+                         struct table_place *ret_place) {
+    uint32_t page = index_node_find(table->index.top_image, key, key_bytes, false);
+    struct cache_frame *frame = cache_slot_load(&table->index.page_slots[page]);
+    ret_place->node = NULL;
+    if (frame == NULL) {
+        return;
+    }
+    const uint8_t *image = cache_frame_data(frame);
+    index_node_prefetch(image);
+    cache_touch_page(frame);
+    table_place_set(table, page, image, index_node_find(image, key, key_bytes, false), ret_place);
+    __builtin_prefetch(&table->index.slots[ret_place->block]);
 }
 
 void table_prefetch_block(const struct table *table, uint32_t block) {
-    struct cache_frame *frame = cache_slot_load(&table->index->slots[block]);
+    struct cache_frame *frame = cache_slot_load(&table->index.slots[block]);
     if (frame != NULL) {
         const uint8_t *image = cache_frame_data(frame);
         __builtin_prefetch(frame);
@@ -273,11 +276,11 @@ void table_prefetch_block(const struct table *table, uint32_t block) {
     }
 }
 
-int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t key_bytes, uint64_t hash,
-                 enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame,
+int table_get_at(struct table *table, const struct table_place *place, const uint8_t *key, size_t key_bytes,
+                 uint64_t hash, enum cache_use use, struct entry *ret_entry, struct cache_frame **ret_frame,
                  struct pleat_error *err) {
-    struct table_load load = {.table = table, .block = block};
-    struct cache_frame *frame = cache_slot_load(&table->index->slots[block]);
+    struct table_load load = {.table = table, .place = place};
+    struct cache_frame *frame = cache_slot_load(&table->index.slots[place->block]);
     if (LIKELY(frame != NULL)) {
         __builtin_prefetch(cache_frame_data(frame)); /* beside the frame's own line, which a touch reads */
     }
@@ -291,23 +294,38 @@ int table_get_at(struct table *table, uint32_t block, const uint8_t *key, size_t
 
 int table_get(struct table *table, const uint8_t *key, size_t key_bytes, uint64_t hash, enum cache_use use,
               struct entry *ret_entry, struct cache_frame **ret_frame, struct pleat_error *err) {
-    uint32_t block = table_locate(table, key, key_bytes);
-    return table_get_at(table, block, key, key_bytes, hash, use, ret_entry, ret_frame, err);
+    struct table_place place;
+    int rc = table_locate(table, key, key_bytes, &place, err);
+    return rc < 0 ? rc : table_get_at(table, &place, key, key_bytes, hash, use, ret_entry, ret_frame, err);
 }
 
 /* ---- places in the cache, handed on ----------------------------------------------------------------------------- */
 
-uint32_t table_blocks(const struct table *table) {
-    return table->index->blocks;
+int table_block_place(struct table *table, uint32_t block, struct table_place *ret_place, struct pleat_error *err) {
+    if (block >= table->index.blocks) {
+        return PLEAT_ABSENT;
+    }
+    uint32_t page = table_index_page_of(&table->index, block);
+    return table_find_block(table, block, page, CACHE_CARRY, ret_place, err);
 }
 
-struct pleat_slice table_block_lower(const struct table *table, uint32_t block) {
-    return block > 0 ? table_index_separator(table->index, block - 1)
-                     : (struct pleat_slice){table->meta.smallest, table->meta.smallest_bytes};
+size_t table_block_lower(const struct table *table, const struct table_place *place, uint8_t *ret_key) {
+    const struct index_node node = index_node_of(place->node), *in = &node;
+    uint32_t i = place->child;
+    if (i == 0) {
+        in = &table->index.top;
+        i = place->page;
+    }
+    if (i == 0) {
+        memcpy(ret_key, table->meta.smallest, table->meta.smallest_bytes);
+        return table->meta.smallest_bytes;
+    }
+    index_node_separator(in, i - 1, ret_key);
+    return index_node_separator_bytes(in, i - 1);
 }
 
 uint8_t table_block_score(const struct table *table, uint32_t block) {
-    const struct cache_frame *frame = cache_slot_load(&table->index->slots[block]);
+    const struct cache_frame *frame = cache_slot_load(&table->index.slots[block]);
     return frame != NULL ? cache_score(frame) : 0;
 }
 
@@ -317,15 +335,15 @@ bool table_is_used(const struct table *table) {
         return false;
     }
     bool is_used = false;
-    for (uint32_t block = 0; !is_used && block < table->index->blocks; block++) {
+    for (uint32_t block = 0; !is_used && block < table->index.blocks; block++) {
         is_used = table_block_score(table, block) > 0;
     }
     epoch_leave(slot);
     return is_used;
 }
 
-int table_block_carry(struct table *table, uint32_t block, uint8_t score, struct pleat_error *err) {
-    struct table_load load = {.table = table, .block = block};
+int table_block_carry(struct table *table, const struct table_place *place, uint8_t score, struct pleat_error *err) {
+    struct table_load load = {.table = table, .place = place};
     struct cache_frame *frame;
     int rc = table_fetch(table, &load, CACHE_CARRY, &frame, err);
     if (rc == 0) {
@@ -335,5 +353,5 @@ int table_block_carry(struct table *table, uint32_t block, uint8_t score, struct
 }
 
 void table_block_drop(struct table *table, uint32_t block) {
-    cache_slot_drop(table->store->cache, &table->index->slots[block]);
+    cache_slot_drop(table->store->cache, &table->index.slots[block]);
 }

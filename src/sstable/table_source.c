@@ -42,6 +42,7 @@ struct table_source {
     bool on_entry;
     bool bounds_empty;
     bool piece_filled;      /* piece holds the stored form of `block` */
+    uint32_t page;          /* of the index, that `block` is in: a hint */
     uint32_t blocks_read;   /* in a row */
     const uint8_t *image;   /* of `block`: the pinned frame's, or `own`; NULL: none */
     struct cache_frame *frame;
@@ -49,7 +50,9 @@ struct table_source {
     uint8_t *own;           /* room for any block of the table; NULL until a block is read past the cache */
     uint8_t *piece;         /* NULL until table_source_block is first used; then room for any stored block and ... */
     uint8_t *last_key;      /* ... for a key */
+    struct table_handle handle; /* of `block` */
     uint64_t read_ahead_end; /* bytes of the file already asked for */
+    uint64_t read_end;       /* where last_block ends in the file */
     struct source_bounds bounds;
 };
 
@@ -72,14 +75,13 @@ static void table_source_release(struct table_source *self) {
 }
 
 /* A long scan tells the system what it is about to read, some MiB at a time. */
-static void table_source_read_ahead(struct table_source *self, uint32_t block) {
-    const struct table_index *index = self->table->index;
-    uint64_t offset = index->handles[block].offset;
-    if (self->bounds.fill_cache || offset + TABLE_READ_AHEAD_BYTES / 2 <= self->read_ahead_end) {
+static void table_source_read_ahead(struct table_source *self) {
+    uint64_t offset = self->handle.offset;
+    if (self->bounds.fill_cache || offset + TABLE_READ_AHEAD_BYTES / 2 <= self->read_ahead_end ||
+        offset >= self->read_end) {
         return;
     }
-    const struct table_handle *last = &index->handles[self->last_block];
-    uint64_t end = last->offset + TABLE_HEADER_BYTES + last->stored_bytes;
+    uint64_t end = self->read_end;
     uint64_t from = offset > self->read_ahead_end ? offset : self->read_ahead_end;
     uint64_t bytes = TABLE_READ_AHEAD_BYTES < end - offset ? TABLE_READ_AHEAD_BYTES : end - offset;
     if (offset + bytes > from) {
@@ -90,7 +92,7 @@ static void table_source_read_ahead(struct table_source *self, uint32_t block) {
 
 /* Inside an epoch. The slot's neighbour is a guess at what comes next: its frame's first lines are fetched. */
 static inline void table_source_prefetch(const struct table_source *self, uint32_t block) {
-    struct cache_frame *frame = cache_slot_load(&self->table->index->slots[block]);
+    struct cache_frame *frame = cache_slot_load(&self->table->index.slots[block]);
     if (frame != NULL) {
         const uint8_t *image = cache_frame_data(frame);
         __builtin_prefetch(frame);
@@ -102,15 +104,15 @@ static inline void table_source_prefetch(const struct table_source *self, uint32
 }
 
 /* A block that is not cached goes to the source's own memory: what a compaction reads is dead when it is done, and a
- * buffer that is used again and again stays in the processor's cache. Not inside an epoch. */
+ * buffer that is used again and again stays in the processor's cache. */
 static int table_source_load_own(struct table_source *self, struct table_load *load) {
-    const struct table_index *index = self->table->index;
-    size_t room = (size_t)index->image_bytes_max + BLOCK_READ_BEYOND;
+    size_t room = (size_t)self->table->index.image_bytes_max + BLOCK_READ_BEYOND;
     if (self->own == NULL && (self->own = mem_alloc(self->table->store->mem, room)) == NULL) {
         return error_no_memory(&self->source.error, "a block read past the cache", room);
     }
-    size_t bytes = index->handles[load->block].image_bytes;
+    size_t bytes = self->handle.image_bytes;
     memset(self->own + bytes, 0, BLOCK_READ_BEYOND);
+    table_source_read_ahead(self);
     int rc = table_load_block(load, self->own, bytes, &self->source.error);
     if (rc == 0) {
         self->image = self->own;
@@ -118,34 +120,47 @@ static int table_source_load_own(struct table_source *self, struct table_load *l
     return rc;
 }
 
-/* Finds or loads a block: in the cache and pinned, or in `own`. */
-static int table_source_pin(struct table_source *self, uint32_t block) {
+/* Finds or loads a block: in the cache and pinned, or in `own`. Inside an epoch, whose end a long scan does not hold up
+ * for longer than a load. */
+static int table_source_find(struct table_source *self, uint32_t block, struct table_load *load) {
     struct source *source = &self->source;
-    const struct table_store *store = self->table->store;
-    struct table_load load = {.table = self->table, .piece = self->piece, .block = block};
-    struct epoch_slot *slot;
-    error_clear(&source->error);
-    int rc = epoch_enter(cache_epoch(store->cache), &slot);
+    struct table *table = self->table;
+    struct table_place place;
+    /* A short read is worth keeping; what turns out to be a long scan must not displace it. */
+    enum cache_use use = !self->bounds.fill_cache || self->blocks_read++ >= TABLE_SHORT_BLOCKS ? CACHE_SCAN : CACHE_GET;
+    int rc = table_find_block(table, block, self->page, use, &place, &source->error);
     if (rc < 0) {
-        return error_set(&source->error, rc, 0, "%s: no memory to register a reader", self->table->name);
+        return rc;
     }
+    self->page = place.page;
+    self->handle = table_place_handle(table, &place);
+    load->place = &place;
     struct cache_frame *frame = NULL;
     if (self->bounds.fill_cache) {
-        /* A short read is worth keeping; what turns out to be a long scan must not displace it. */
-        enum cache_use use = self->blocks_read++ < TABLE_SHORT_BLOCKS ? CACHE_GET : CACHE_SCAN;
-        rc = table_fetch(self->table, &load, use, &frame, &source->error);
+        rc = table_fetch(table, load, use, &frame, &source->error);
     } else {
-        frame = cache_slot_load(&self->table->index->slots[block]);
+        frame = cache_slot_load(&table->index.slots[block]);
     }
     if (rc == 0 && frame != NULL) {
         cache_pin(frame);
         self->frame = frame;
         self->image = cache_frame_data(frame);
+        return 0;
     }
+    return rc < 0 ? rc : table_source_load_own(self, load);
+}
+
+static int table_source_pin(struct table_source *self, uint32_t block) {
+    struct source *source = &self->source;
+    struct table_load load = {.table = self->table, .piece = self->piece};
+    struct epoch_slot *slot;
+    error_clear(&source->error);
+    int rc = epoch_enter(cache_epoch(self->table->store->cache), &slot);
+    if (rc < 0) {
+        return error_set(&source->error, rc, 0, "%s: no memory to register a reader", self->table->name);
+    }
+    rc = table_source_find(self, block, &load);
     epoch_leave(slot);
-    if (rc == 0 && frame == NULL) {
-        rc = table_source_load_own(self, &load);
-    }
     self->piece_filled = self->piece != NULL && load.piece_filled;
     return rc;
 }
@@ -156,7 +171,6 @@ static int table_source_enter(struct table_source *self, uint32_t block) {
         return 0;
     }
     table_source_release(self);
-    table_source_read_ahead(self, block);
     int rc = table_source_pin(self, block);
     if (UNLIKELY(rc < 0)) {
         return rc;
@@ -235,16 +249,39 @@ static int table_source_last(struct source *source) {
     return self->bounds_empty ? table_source_end(self) : table_source_backward(self, self->last_block);
 }
 
+/* The number of the block that table_find finds. */
+static int table_source_locate(struct table_source *self, const uint8_t *key, size_t key_bytes, bool before,
+                               uint32_t *ret_block) {
+    struct epoch_slot *slot;
+    error_clear(&self->source.error);
+    int rc = epoch_enter(cache_epoch(self->table->store->cache), &slot);
+    if (rc < 0) {
+        return error_set(&self->source.error, rc, 0, "%s: no memory to register a reader", self->table->name);
+    }
+    struct table_place place;
+    rc = table_find(self->table, key, key_bytes, before, CACHE_GET, &place, &self->source.error);
+    epoch_leave(slot);
+    if (rc == 0) {
+        *ret_block = place.block;
+    }
+    return rc;
+}
+
 static int table_source_seek(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct table_source *self = table_source_of(source);
-    uint32_t block = table_index_find(self->table->index, key, key_bytes);
+    uint32_t block = 0;
+    int rc = table_source_locate(self, key, key_bytes, false, &block);
+    if (rc < 0) {
+        self->on_entry = false;
+        return rc;
+    }
     if (self->bounds_empty || block > self->last_block) {
         return table_source_end(self);
     }
     if (block < self->first_block) {
         return table_source_forward(self, self->first_block);
     }
-    int rc = table_source_enter(self, block);
+    rc = table_source_enter(self, block);
     if (rc < 0) {
         return rc;
     }
@@ -258,14 +295,19 @@ static int table_source_seek(struct source *source, const uint8_t *key, size_t k
 
 static int table_source_seek_before(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct table_source *self = table_source_of(source);
-    uint32_t block = table_index_find_before(self->table->index, key, key_bytes);
+    uint32_t block = 0;
+    int rc = table_source_locate(self, key, key_bytes, true, &block);
+    if (rc < 0) {
+        self->on_entry = false;
+        return rc;
+    }
     if (self->bounds_empty || block < self->first_block) {
         return table_source_end(self);
     }
     if (block > self->last_block) {
         return table_source_backward(self, self->last_block);
     }
-    int rc = table_source_enter(self, block);
+    rc = table_source_enter(self, block);
     if (rc < 0) {
         return rc;
     }
@@ -302,14 +344,19 @@ static int table_source_prev(struct source *source) {
 
 static void table_source_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct table_source *self = table_source_of(source);
-    uint32_t block = key != NULL ? table_index_find(self->table->index, key, key_bytes) : self->first_block;
-    block = block < self->first_block ? self->first_block : block;
     struct epoch_slot *slot;
-    if (self->bounds_empty || block > self->last_block ||
-        epoch_enter(cache_epoch(self->table->store->cache), &slot) < 0) {
+    if (self->bounds_empty || epoch_enter(cache_epoch(self->table->store->cache), &slot) < 0) {
         return; /* advice only */
     }
-    table_source_prefetch(self, block);
+    uint32_t block = self->first_block;
+    if (key != NULL) {
+        struct table_place place;
+        table_locate_cached(self->table, key, key_bytes, &place);
+        block = place.node != NULL && place.block > block ? place.block : block;
+    }
+    if (block <= self->last_block) {
+        table_source_prefetch(self, block);
+    }
     epoch_leave(slot);
 }
 
@@ -334,9 +381,42 @@ static const struct source_ops table_source_ops = {
     .free = table_source_free,
 };
 
+/* Inside an epoch: which blocks the bounds allow, and where they end in the file. */
+static int table_source_bound(struct table_source *self, struct pleat_error *err) {
+    struct table *table = self->table;
+    const struct source_bounds *bounds = &self->bounds;
+    const struct table_index *index = &table->index;
+    enum cache_use use = bounds->fill_cache ? CACHE_GET : CACHE_SCAN;
+    struct table_place place;
+    int rc = 0;
+    if (bounds->lower != NULL) {
+        rc = table_find(table, bounds->lower, bounds->lower_bytes, false, use, &place, err);
+        if (rc < 0) {
+            return rc;
+        }
+        self->first_block = place.block;
+        self->page = place.page;
+    }
+    __builtin_prefetch(&index->slots[self->first_block]);
+    self->last_block = index->blocks - 1;
+    self->read_end = index->pages_at;
+    if (bounds->upper != NULL) {
+        rc = table_find(table, bounds->upper, bounds->upper_bytes, true, use, &place, err);
+        if (rc < 0) {
+            return rc;
+        }
+        self->last_block = place.block;
+        if (!bounds->fill_cache) { /* a read that fills the cache asks for nothing ahead */
+            struct table_handle last = table_place_handle(table, &place);
+            self->read_end = last.offset + TABLE_HEADER_BYTES + last.stored_bytes;
+        }
+    }
+    self->bounds_empty = self->first_block > self->last_block;
+    return 0;
+}
+
 int table_source_new(struct table *table, const struct source_bounds *bounds, struct source **ret_source,
                      struct pleat_error *err) {
-    const struct table_index *index = table->index;
     size_t bytes = sizeof(struct table_source) + table_key_room(table);
     struct table_source *self = mem_alloc(table->store->mem, bytes);
     if (self == NULL) {
@@ -347,11 +427,18 @@ int table_source_new(struct table *table, const struct source_bounds *bounds, st
     self->table = table;
     self->bounds = *bounds;
     self->key_buffer = (uint8_t *)(self + 1);
-    self->first_block = bounds->lower != NULL ? table_index_find(index, bounds->lower, bounds->lower_bytes) : 0;
-    self->last_block =
-        bounds->upper != NULL ? table_index_find_before(index, bounds->upper, bounds->upper_bytes) : index->blocks - 1;
-    self->bounds_empty = self->first_block > self->last_block;
-    __builtin_prefetch(&index->slots[self->first_block]);
+    struct epoch_slot *slot;
+    int rc = epoch_enter(cache_epoch(table->store->cache), &slot);
+    if (rc < 0) {
+        rc = error_set(err, rc, 0, "%s: no memory to register a reader", table->name);
+    } else {
+        rc = table_source_bound(self, err);
+        epoch_leave(slot);
+    }
+    if (rc < 0) {
+        mem_free(table->store->mem, self);
+        return rc;
+    }
     *ret_source = &self->source;
     return 0;
 }
@@ -370,7 +457,7 @@ static int table_source_block_room(struct table_source *self) {
     if (self->last_key == NULL && (self->last_key = mem_alloc(mem, key_bytes)) == NULL) {
         return error_no_memory(err, "the last key of a block", key_bytes);
     }
-    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)self->table->index->stored_bytes_max;
+    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)self->table->index.stored_bytes_max;
     if (self->piece == NULL && (self->piece = mem_alloc(mem, piece_bytes)) == NULL) {
         return error_no_memory(err, "the stored bytes of a block", piece_bytes);
     }
@@ -409,7 +496,7 @@ int table_source_block(struct source *source, struct table_block *ret_block) {
         return rc;
     }
     const struct table *table = self->table;
-    const struct table_handle *handle = &table->index->handles[self->block];
+    const struct table_handle *handle = &self->handle;
     if (!self->piece_filled) {
         /* The frame came from the cache, which keeps no stored bytes. From here on loads leave them in `piece`. */
         rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, self->piece, &source->error);

@@ -85,8 +85,9 @@ static int level_source_enter(struct level_source *level, size_t i) {
     if (rc < 0) {
         return rc;
     }
-    if (level->has_group && !table_may_contain(table, level->group_hash)) {
-        return PLEAT_ABSENT;
+    rc = level->has_group ? table_ask(table, level->group_hash, &level->base.error) : 1;
+    if (rc <= 0) {
+        return rc < 0 ? rc : PLEAT_ABSENT;
     }
     rc = table_source_new(table, &level->bounds, &level->inner, &level->base.error);
     if (rc == 0) {

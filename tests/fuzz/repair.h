@@ -14,7 +14,7 @@
 
 /* Header and records of a log segment. `dense`: the sequences of its records, too, from the header's first on. */
 void repair_segment(uint8_t *bytes, size_t size, const uint8_t *store_id, uint64_t segment, bool dense);
-/* Blocks, sections and footer of a table file; returns the footer's checksum, which the manifest names. */
+/* Blocks, pages, sections and footer of a table file; returns the footer's checksum, which the manifest names. */
 uint64_t repair_table(uint8_t *bytes, size_t size, const uint8_t *store_id, uint64_t number);
 /* Header and frames of a MANIFEST. footer_checksum (may be NULL) gives that of a table's file, which is put in the
  * fields that add it: 0 when there is no such file. */

@@ -8,7 +8,9 @@
 #include "db/db.h"
 #include "fuzz/fuzz.h"
 #include "fuzz/store_image.h"
+#include "sstable/filter_internal.h"
 #include "sstable/table_format.h"
+#include "sstable/table_index.h"
 #include "support/history.h"
 #include "support/random.h"
 #include "support/simfs.h"
@@ -67,30 +69,62 @@ static void seed_modes(const char *target, const char *modes, size_t modes_bytes
 
 /* ---- parts of tables -------------------------------------------------------------------------------------------- */
 
+enum { PAGES_MAX = 64 };
+
 struct parts {
     const uint8_t *file;
     struct bytes blocks; /* as the target `table` takes them: u16 length and bytes each */
     struct bytes filter, properties, separators;
+    struct bytes index_pages, filter_pages;
+    size_t page_ends[PAGES_MAX]; /* in index_pages */
+    unsigned pages;
     unsigned count;
+    unsigned longest; /* image of a block */
     bool may_write;
 };
 
-/* The separators of an index image, u8 length and bytes each; those that are longer are cut. */
-static void parts_separators(struct parts *parts, const uint8_t *image) {
-    uint32_t blocks = load_u32(image + TABLE_INDEX_BLOCKS);
-    const uint8_t *lengths = image + TABLE_INDEX_HANDLES + (size_t)blocks * TABLE_INDEX_HANDLE;
-    const uint8_t *separator = lengths + ((size_t)blocks - 1) * 2;
-    for (uint32_t i = 0; i + 1 < blocks; i++) {
-        size_t n = load_u16(lengths + (size_t)i * 2);
-        bytes_u8(&parts->separators, n < 255 ? (unsigned)n : 255);
-        bytes_add(&parts->separators, separator, n < 255 ? n : 255);
-        separator += n;
+/* A separator of a node, u8 length and bytes; one that is longer is cut. */
+static void parts_separator(struct parts *parts, const struct index_node *node, uint32_t i) {
+    static uint8_t separator[LIMIT_KEY_BYTES];
+    size_t n = index_node_separator_bytes(node, i);
+    index_node_separator(node, i, separator);
+    bytes_u8(&parts->separators, n < 255 ? (unsigned)n : 255);
+    bytes_add(&parts->separators, separator, n < 255 ? n : 255);
+}
+
+/* The directory of the index, with each of its pages; and the separators of both floors. */
+static void parts_index(struct parts *parts, const uint8_t *image, size_t n) {
+    static struct bytes bytes;
+    size_t lists = TABLE_INDEX_STARTS + (size_t)load_u32(image + TABLE_INDEX_PAGES) * TABLE_INDEX_START;
+    const struct index_node top = index_node_of(image + lists);
+    seed_modes("index", "\4\1k", 3, image + lists, n - lists);
+    for (unsigned page = 0; page < parts->pages; page++) {
+        size_t begin = page > 0 ? parts->page_ends[page - 1] : 0, page_bytes = parts->page_ends[page] - begin;
+        const struct index_node node = index_node_of(parts->index_pages.data + begin);
+        for (uint32_t i = 0; i + 1 < node.count; i++) {
+            parts_separator(parts, &node, i);
+        }
+        if (page + 1 < top.count) {
+            parts_separator(parts, &top, page);
+        }
+        if (page == 0 || page + 1 == top.count) {
+            seed_modes("index", "\4\1k", 3, parts->index_pages.data + begin, page_bytes);
+            bytes.used = 0;
+            bytes_add(&bytes, "\x15\1k", 3);
+            bytes_u8(&bytes, page);
+            bytes_add(&bytes, "\0\0\0", 3);
+            bytes_u16(&bytes, n);
+            bytes_add(&bytes, image, n);
+            bytes_add(&bytes, parts->index_pages.data + begin, page_bytes);
+            seed_write("index", &bytes);
+        }
     }
 }
 
 static void parts_block(struct parts *parts, const struct table_part *part, const uint8_t *image) {
     static struct bytes bytes;
     const uint8_t *stored = parts->file + part->offset;
+    parts->longest = part->image_bytes > parts->longest ? (unsigned)part->image_bytes : parts->longest;
     bytes_u16(&parts->blocks, (size_t)part->image_bytes);
     bytes_add(&parts->blocks, image, (size_t)part->image_bytes);
     if (parts->count++ > 0 && !parts->may_write) {
@@ -111,19 +145,76 @@ static int parts_take(void *context, const struct table_part *part, const uint8_
     size_t n = (size_t)part->image_bytes;
     if (strcmp(part->what, "block") == 0) {
         parts_block(parts, part, image);
+    } else if (strcmp(part->what, "index page") == 0 && parts->pages < PAGES_MAX) {
+        bytes_add(&parts->index_pages, image, n);
+        parts->page_ends[parts->pages++] = parts->index_pages.used;
+    } else if (strcmp(part->what, "filter page") == 0) {
+        bytes_add(&parts->filter_pages, image, n);
     } else if (strcmp(part->what, "index") == 0) {
-        parts_separators(parts, image);
-        seed_modes("index", "\7\1k", 3, image, n);
+        parts_index(parts, image, n);
     } else if (strcmp(part->what, "filter") == 0) {
         bytes_add(&parts->filter, image, n);
-        seed_modes("filter", "\2", 1, image, n);
+        seed_modes("filter", "\4", 1, image, n);
+        bytes_add(&parts->filter, parts->filter_pages.data, parts->filter_pages.used);
+        seed_modes("filter", "\2", 1, parts->filter.data, parts->filter.used);
     } else if (strcmp(part->what, "properties") == 0) {
         bytes_add(&parts->properties, image, n);
         seed_modes("table_parts", "\2", 1, image, n);
-    } else {
+    } else if (strcmp(part->what, "footer") == 0) {
         seed_modes("table_parts", "\3", 1, image, n);
     }
     return 0;
+}
+
+/* Two changes (u8 piece, u16 place, u8 change each) to the file that is built around the parts and a filter. */
+static void seed_table_damage(const struct parts *parts, unsigned mode, unsigned page_bytes,
+                              const struct bytes *separators, const struct bytes *filter, const uint8_t damage[8]) {
+    static struct bytes whole;
+    whole.used = 0;
+    bytes_u8(&whole, mode);
+    bytes_u8(&whole, parts->count - 1);
+    bytes_u8(&whole, page_bytes);
+    bytes_add(&whole, parts->blocks.data, parts->blocks.used);
+    const struct bytes *rest[] = {separators, filter, &parts->properties};
+    for (size_t i = 0; i < 3; i++) {
+        bytes_u16(&whole, rest[i]->used);
+        bytes_add(&whole, rest[i]->data, rest[i]->used);
+    }
+    bytes_u16(&whole, 8);
+    bytes_add(&whole, damage, 8);
+    seed_write("table", &whole);
+}
+
+/* A table with a filter of two parts, everything and a Bloom block that has all; and what may be wrong with such. */
+static void seed_table_crafted(const struct parts *parts) {
+    static struct bytes filter, separators;
+    uint8_t image[128] = {0};
+    const struct filter_part all = {.data_at = 64, .shape = FILTER_SHAPE_EVERYTHING};
+    const struct filter_part block = {.data_at = 64, .shape = FILTER_BLOOM_BLOCK_BYTES, .units = 1};
+    store_u32(image, FILTER_BLOOM);
+    store_u32(image + 4, 2);
+    filter_part_store(image, 0, &all);
+    filter_part_store(image, 1, &block);
+    memset(image + 64, 0xff, 64);
+    filter.used = separators.used = 0;
+    bytes_add(&filter, image, sizeof image);
+    uint8_t index_at = (uint8_t)((parts->count + 3) / 4 + 1), filter_at = (uint8_t)(index_at + 1); /* behind one page */
+    const uint8_t part_at = FILTER_HEADER_BYTES + FILTER_PART_BYTES + 16;
+    const uint8_t less = (uint8_t)(parts->longest ^ (parts->longest - 1));
+    const uint8_t none[8] = {0xff}, stored[8] = {index_at, TABLE_INDEX_STORED_MAX, 0, less};
+    const uint8_t longest[8] = {index_at, TABLE_INDEX_IMAGE_MAX, 0, less};
+    const uint8_t units[8] = {filter_at, part_at, 0, FILTER_BLOOM_BLOCK_BYTES, filter_at, part_at + 4, 0, 1};
+    seed_table_damage(parts, 1 | 4 | 32, 1, &parts->separators, &filter, none);
+    seed_table_damage(parts, 1 | 4 | 16 | 32, 1, &parts->separators, &filter, none);
+    seed_table_damage(parts, 1 | 4 | 32 | 64, 1, &parts->separators, &filter, none);
+    seed_table_damage(parts, 1 | 4 | 32, 1, &parts->separators, &filter, stored);
+    seed_table_damage(parts, 1 | 4 | 32, 1, &parts->separators, &filter, longest);
+    seed_table_damage(parts, 1 | 4 | 32, 1, &parts->separators, &filter, units);
+    bytes_add(&separators, "\1a\377", 3);
+    for (unsigned i = 0; i < 255; i++) {
+        bytes_u8(&separators, 'b');
+    }
+    seed_table_damage(parts, 1 | 4 | 32, 255, &separators, &filter, none); /* a page that is a long one */
 }
 
 static void seed_table(const struct table_store *store, uint64_t number, const uint8_t *file, size_t n) {
@@ -133,19 +224,24 @@ static void seed_table(const struct table_store *store, uint64_t number, const u
     parts.file = file;
     FUZZ_CHECK(table_dump(store, number, parts_take, &parts, NULL) == 0);
     seed_modes("table", "\2", 1, file, n);
-    if (parts.count > 16) {
+    seed_modes("table", "\x12", 1, file, n);
+    if (parts.count > 32) {
         return;
     }
+    struct bytes *rest[] = {&parts.separators, &parts.filter, &parts.properties};
     whole.used = 0;
     bytes_u8(&whole, 1 | 4);
     bytes_u8(&whole, parts.count - 1);
+    bytes_u8(&whole, 1);
     bytes_add(&whole, parts.blocks.data, parts.blocks.used);
-    struct bytes *rest[] = {&parts.separators, &parts.filter, &parts.properties};
     for (size_t i = 0; i < 3; i++) {
         bytes_u16(&whole, rest[i]->used);
         bytes_add(&whole, rest[i]->data, rest[i]->used);
     }
     seed_write("table", &whole);
+    if (parts.count > 8) {
+        seed_table_crafted(&parts);
+    }
 }
 
 /* ---- logs ------------------------------------------------------------------------------------------------------- */
@@ -238,6 +334,68 @@ static void seed_store(struct simfs *fs, unsigned mode, bool apart) {
     store.vfs->dir_close(store.dir);
     cache_free(cache);
     seed_write("store", &image);
+}
+
+enum { SHAPES_SMALL = 8, SHAPES = 12 };
+
+/* Keys of table `shape`: short ones, ones that begin alike, and ones whose separators go beyond a node's heads. */
+static size_t seed_key(unsigned shape, unsigned i, uint8_t *ret_key) {
+    static const char *const begins[] = {"", "user.profile.", "a rather long beginning of all keys/"};
+    unsigned high = i / 4, low = i % 4;
+    if (shape >= SHAPES_SMALL) {
+        return (size_t)snprintf((char *)ret_key, 64, "%03u", i);
+    }
+    int n = shape % 4 == 3 ? snprintf((char *)ret_key, 64, "%03u-0123456789-%u", high, low)
+                           : snprintf((char *)ret_key, 64, "%s%05u", begins[shape % 4], i * 7);
+    return (size_t)n;
+}
+
+static void seed_table_build(const struct table_store *store, unsigned shape, struct table_meta *ret_meta) {
+    bool is_small = shape < SHAPES_SMALL;
+    struct table_builder_options options = {
+        .number = 1 + shape,
+        .block_bytes = is_small ? 64u << (shape / 4 % 2) : 64,
+        .codec = shape % 2 == 0 ? PLEAT_CODEC_LZ4 : PLEAT_CODEC_NONE,
+        .filter = shape / 2 % 2 == 0 ? FILTER_FUSE : FILTER_BLOOM,
+        .grouping = {.delimiters = shape == 1, .delimiter = '.'},
+        .sequence_min = 1,
+        .sequence_max = 9,
+    };
+    struct table_builder *builder;
+    FUZZ_CHECK(table_builder_new(store, &options, &builder, NULL) == 0);
+    unsigned keys = is_small ? 40 : 4 * options.block_bytes + 4; /* more than a part of the filter takes */
+    for (unsigned i = 0; i < keys; i++) {
+        uint8_t key[64];
+        struct entry entry = {.key = key, .value = key, .value_bytes = is_small ? i % 5 : 0, .kind = ENTRY_PUT};
+        entry.key_bytes = (uint32_t)seed_key(shape, i, key);
+        FUZZ_CHECK(table_builder_add(builder, &entry, NULL) == 0);
+    }
+    FUZZ_CHECK(table_builder_finish(builder, ret_meta, NULL) == 0);
+    table_builder_free(builder);
+}
+
+/* Tables with several pages of index and filter, which the small stores have not. */
+static void seed_tables(void) {
+    struct simfs *fs = simfs_new(1);
+    struct cache *cache = NULL;
+    FUZZ_CHECK(cache_new(&mem_system, 1 << 20, &cache, NULL) == 0);
+    struct table_store store = {
+        .vfs = simfs_vfs(fs), .mem = &mem_system, .cache = cache, .store_id = "store of tables", .file_mode = 0600};
+    FUZZ_CHECK(store.vfs->dir_open(store.vfs, store.mem, "store", VFS_DIR_CREATE, 0700, &store.dir, NULL) == 0);
+    for (unsigned shape = 0; shape < SHAPES; shape++) {
+        struct table_meta meta;
+        char name[TABLE_NAME_BYTES];
+        size_t n = 0;
+        seed_table_build(&store, shape, &meta);
+        table_name(meta.number, name);
+        uint8_t *file = simfs_read_file(fs, "store", name, &n);
+        seed_table(&store, meta.number, file, n);
+        free(file);
+        table_meta_fini(&mem_system, &meta);
+    }
+    store.vfs->dir_close(store.dir);
+    cache_free(cache);
+    simfs_free(fs);
 }
 
 /* A history under drawn limits, left as it is at the end (a killed process), or closed. */
@@ -347,14 +505,58 @@ static void seed_crafted(void) {
         BLOCK("\2\1a\1\1\0b"),
         BLOCK("\2\0\2\0"),
     };
-    /* Three blocks and two separators. */
+    /* Three blocks, 34 bytes each, and two separators: prefix and tails, the prefix and the heads (the last byte is a
+     * separator's first), offsets, the rest. Among them some that are right. */
     static const struct pleat_slice indexes[] = {
-#define HANDLE "\12\0\0\0\12\0\0\0"
-#define INDEX(lengths, separators)                                                                                     \
-    {"\7\1b\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HANDLE HANDLE HANDLE lengths separators,                                  \
-     sizeof("\7\1b\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HANDLE HANDLE HANDLE lengths separators) - 1}
-        INDEX("\1\0\1\0", "bc"), INDEX("\1\0\1\0", "bb"),  INDEX("\1\0\1\0", "cb"), INDEX("\2\0\1\0", "bcb"),
-        INDEX("\0\0\1\0", "b"),  INDEX("\1\0\1\0", "bcd"), INDEX("\1\0\2\0", "bc"), INDEX("\1\0\2\0", "bba"),
+#define HEAD(a) "\0\0\0\0\0\0\0" a
+#define P "p\0\0\0\0\0\0\0" /* a prefix of one byte */
+#define NODE(counts, heads, offsets, rest)                                                                             \
+    {"\4\1b" counts heads offsets "\12\0\0\0\12\0\0\0\12\0\0\0" rest,                                                 \
+     sizeof("\4\1b" counts heads offsets "\12\0\0\0\12\0\0\0\12\0\0\0" rest) - 1}
+#define COUNTS(prefix, tails) "\3\0\0\0" prefix "\0\0\0" tails "\0\0\0\0\0\0\0"
+#define OFFSETS "\0\0\0\0\42\0\0\0\104\0\0\0"
+#define PLAIN(heads, rest) NODE(COUNTS("\0", "\0"), heads, OFFSETS, rest)
+        PLAIN(HEAD("\142") HEAD("\143"), "\1\0\1\0"),
+        PLAIN(HEAD("\142") HEAD("\142"), "\1\0\1\0"),
+        PLAIN(HEAD("\143") HEAD("\142"), "\1\0\1\0"),
+        PLAIN(HEAD("\0") HEAD("\143"), "\0\0\1\0"),
+        PLAIN("\1\0\0\0\0\0\0b" HEAD("\143"), "\1\0\1\0"),
+        PLAIN(HEAD("\142") HEAD("\143"), "\1\0\11\0"),
+        PLAIN(HEAD("\142") HEAD("\142"), "\1\0\2\0"),
+        PLAIN(HEAD("\142") HEAD("\142"), "\2\0\1\0"),
+        PLAIN("7654321b" "7654321b", "\10\0\10\0"),
+        NODE(COUNTS("\1", "\0"), P HEAD("\142") HEAD("\143"), OFFSETS, "\2\0\2\0"),
+        NODE(COUNTS("\1", "\0"), P HEAD("\142") "\0\0\0\0\0\0cb", OFFSETS, "\2\0\3\0"),
+        NODE(COUNTS("\1", "\0"), P HEAD("\0") HEAD("\143"), OFFSETS, "\1\0\2\0"),
+        NODE(COUNTS("\0", "\2"), "7654321b" "7654321c", OFFSETS, "\11\0\11\0\1\0\0\0\2\0\0\0xy"),
+        NODE(COUNTS("\0", "\2"), "7654321b" "7654321c", OFFSETS, "\11\0\11\0\2\0\0\0\1\0\0\0xy"),
+        NODE(COUNTS("\0", "\2"), "7654321b" "7654321c", OFFSETS, "\11\0\10\0\1\0\0\0\1\0\0\0xy"),
+        NODE(COUNTS("\0", "\2"), "7654321b" "7654321c", OFFSETS, "\11\0\11\0\1\0\0\0\3\0\0\0xy"),
+        NODE(COUNTS("\10", "\2"), "prefix..7654321b" "7654321b", OFFSETS, "\21\0\21\0\1\0\0\0\2\0\0\0xy"),
+        NODE(COUNTS("\0", "\0"), HEAD("\142") HEAD("\143"), "\1\0\0\0\42\0\0\0\104\0\0\0", "\1\0\1\0"),
+        NODE(COUNTS("\0", "\0"), HEAD("\142") HEAD("\143"), "\0\0\0\0\30\0\0\0\104\0\0\0", "\1\0\1\0"),
+        NODE(COUNTS("\0", "\0"), HEAD("\142") HEAD("\143"), "\0\0\0\0\105\0\0\0\104\0\0\0", "\1\0\1\0"),
+        {"\4\1b\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0" HEAD("\142") HEAD("\143") OFFSETS
+         "\12\0\0\0\12\0\0\0\12\0\0\0\1\0\1\0", 3 + 16 + 16 + 12 + 12 + 4},
+        NODE(COUNTS("\1", "\0"), P HEAD("\0") HEAD("\0"), OFFSETS, "\1\0\1\0"),
+        NODE(COUNTS("\1", "\0"), P HEAD("\1") HEAD("\143"), OFFSETS, "\1\0\2\0"),
+        NODE(COUNTS("\1", "\0"), "p\0\0\0\0\0\0\1" HEAD("\142") HEAD("\143"), OFFSETS, "\2\0\2\0"),
+        {"\4\1b\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HEAD("\142") "\0\0\0\0\42\0\0\0\12\0\0\0\12\0\0\0\1\0",
+         3 + 16 + 8 + 8 + 8 + 2},
+        PLAIN(HEAD("\142") HEAD("\143"), "\1\0\1\0x"),
+        PLAIN(HEAD("\142") HEAD("\143"), "\1\0\1"),
+        {"\4\1b\4\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0" "7654321b" "7654321b" "7654321b" OFFSETS "\146\0\0\0"
+         "\12\0\0\0\12\0\0\0\12\0\0\0\12\0\0\0\11\0\150\352\11\0\1\0\0\0\141\352\0\0\142\352\0\0xy",
+         3 + 16 + 24 + 16 + 16 + 6 + 12 + 2},
+        {"\4\1b\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HEAD("\142") HEAD("\143") OFFSETS
+         "\12\0\0\0\0\0\0\0\12\0\0\0\1\0\1\0", 3 + 16 + 16 + 12 + 12 + 4},
+        {"\4\1b\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" HEAD("\142") HEAD("\143") OFFSETS
+         "\12\0\0\0\70\12\0\0\12\0\0\0\1\0\1\0", 3 + 16 + 16 + 12 + 12 + 4},
+        {"\44\1b\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\12\0\0\0", 3 + 16 + 8},
+        {"\4\1b\1\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0" P "\0\0\0\0\12\0\0\0", 3 + 16 + 8 + 8},
+        {"\4\1b\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\12\0\0\0t", 3 + 16 + 8 + 1},
+        {"\4\1b\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\12\0\0\0", 3 + 16 + 8},
+        {"\2\1b\0\0\1a\5\0\1b\5\1\4cdef\7\2\1x\1\0\1c\0", 26},
     };
     static const struct pleat_slice manifests[] = {
 #define MANIFEST(length, fields) {PAYLOAD(length "\0" fields), sizeof(PAYLOAD(length "\0" fields)) - 1}
@@ -385,6 +587,143 @@ static void seed_crafted(void) {
     }
 }
 
+/* A change to the directory of an index or to a page of it. */
+struct poke {
+    unsigned piece; /* 0: nothing, 1: the directory, 2: the page, 3: the directory, with a page that has no place */
+    size_t at;
+    uint64_t value;
+    unsigned bytes;
+    unsigned page;
+    unsigned mode;
+};
+
+enum { POKED_BLOCKS = 8, POKED_BLOCK_BYTES = 10, POKED_AT = POKED_BLOCKS * (TABLE_HEADER_BYTES + POKED_BLOCK_BYTES) };
+
+/* An index in two pages, b | c | d | e || f | g | h, with a change. */
+static void seed_directory(const struct poke *poke) {
+    static struct bytes bytes;
+    static const struct table_index_start more = {.offset = 7 * (POKED_AT / POKED_BLOCKS), .block = 7};
+    const struct mem *mem = &mem_system;
+    struct table_index_builder builder = {0};
+    struct table_bytes top = {0};
+    for (uint8_t block = 0; block < POKED_BLOCKS; block++) {
+        uint8_t separator = 'a' + block;
+        FUZZ_CHECK(block == 0 || table_index_add_separator(mem, &builder, &separator, 1, NULL) == 0);
+        FUZZ_CHECK(table_index_add_block(mem, &builder, POKED_BLOCK_BYTES, POKED_BLOCK_BYTES, NULL) == 0);
+    }
+    FUZZ_CHECK(table_index_close(mem, &builder, NULL) == 0 && builder.pages == 2);
+    uint32_t page_bytes = table_index_start_of(&builder, 0).image_bytes; /* of both */
+    size_t end = POKED_AT + 2 * (TABLE_HEADER_BYTES + (size_t)page_bytes);
+    FUZZ_CHECK(table_index_page_stored(mem, &builder, page_bytes, NULL) == 0);
+    FUZZ_CHECK(table_index_page_stored(mem, &builder, page_bytes, NULL) == 0);
+    FUZZ_CHECK(table_index_directory(mem, &builder, POKED_AT, end, &top, NULL) == 0);
+    if (poke->piece == 3) {
+        size_t blocks_at = TABLE_INDEX_STARTS + 2 * 8, node_at = blocks_at + 2 * 4;
+        FUZZ_CHECK(table_bytes_reserve(mem, &top, TABLE_INDEX_START, NULL) == 0);
+        memmove(top.data + node_at + TABLE_INDEX_START, top.data + node_at, top.bytes - node_at);
+        memmove(top.data + blocks_at + 8, top.data + blocks_at, 2 * 4);
+        store_u64(top.data + blocks_at, more.offset);
+        store_u32(top.data + node_at + 8, more.block);
+        top.bytes += TABLE_INDEX_START;
+    }
+    uint8_t *page = builder.images.data + (size_t)poke->page * page_bytes;
+    for (unsigned byte = 0; byte < poke->bytes; byte++) {
+        (poke->piece == 2 ? page : top.data)[poke->at + byte] = (uint8_t)(poke->value >> (8 * byte));
+    }
+    bytes.used = 0;
+    bytes_u8(&bytes, poke->mode);
+    bytes_add(&bytes, "\1b", 2);
+    bytes_u8(&bytes, poke->page);
+    bytes_u8(&bytes, POKED_BLOCKS);
+    bytes_u16(&bytes, end);
+    bytes_u16(&bytes, top.bytes);
+    bytes_add(&bytes, top.data, top.bytes);
+    bytes_add(&bytes, page, page_bytes);
+    seed_write("index", &bytes);
+    mem_free(mem, top.data);
+    table_index_builder_fini(mem, &builder);
+}
+
+/* Each but the first two is wrong in one way only. */
+static void seed_directories(void) {
+    enum { TOP = TABLE_INDEX_STARTS + 2 * TABLE_INDEX_START, STARTS = TABLE_INDEX_STARTS + 2 * 8, AT = POKED_AT };
+    static const struct poke pokes[] = {
+        {0, 0, 0, 0, 0, 1},
+        {0, 0, 0, 0, 1, 1},
+        {1, TABLE_INDEX_PAGES, 0, 4, 0, 1},
+        {1, TABLE_INDEX_PAGES, 1, 4, 0, 1},
+        {1, TABLE_INDEX_PAGES, UINT32_MAX, 4, 0, 1},
+        {1, TABLE_INDEX_ZERO, 1, 4, 0, 1},
+        {1, TABLE_INDEX_PAGES_AT, AT + 1, 8, 0, 1},
+        {1, TABLE_INDEX_PAGES_AT, 10000, 8, 0, 1},
+        {1, TABLE_INDEX_PAGES_END, 10000, 8, 0, 1},
+        {1, TABLE_INDEX_STORED_MAX, 0, 4, 0, 1},
+        {1, TABLE_INDEX_STORED_MAX, 9, 4, 0, 1},
+        {1, TABLE_INDEX_STORED_MAX, AT - TABLE_HEADER_BYTES + 1, 4, 0, 1},
+        {1, TABLE_INDEX_IMAGE_MAX, 0, 4, 0, 1},
+        {1, TABLE_INDEX_IMAGE_MAX, 9, 4, 0, 1},
+        {1, TABLE_INDEX_IMAGE_MAX, POKED_BLOCK_BYTES * 255 + 65, 4, 0, 1},
+        {1, TABLE_INDEX_STARTS, 1, 8, 0, 1},
+        {1, TABLE_INDEX_STARTS + 8, 0, 8, 0, 1},
+        {1, TABLE_INDEX_STARTS + 8, AT, 8, 0, 1},
+        {1, STARTS, 1, 4, 0, 1},
+        {1, STARTS + 4, 0, 4, 0, 1},
+        {1, STARTS + 4, 8, 4, 0, 1},
+        {1, STARTS + 4, 3, 4, 0, 1},
+        {1, STARTS + 4, 0x10000000, 4, 0, 5},
+        {1, TOP + INDEX_NODE_COUNT, 3, 4, 0, 1},
+        {3, TABLE_INDEX_PAGES, 3, 4, 0, 1},
+        {2, INDEX_NODE_STRINGS + 7, 'e', 1, 1, 1},      /* f: as the one in front of the page */
+        {2, INDEX_NODE_STRINGS + 7, 'a', 1, 1, 1},
+        {2, INDEX_NODE_STRINGS + 2 * 8 + 7, 'e', 1, 0, 1}, /* d: as the one behind it */
+        {2, INDEX_NODE_STRINGS + 2 * 8 + 7, 'z', 1, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof pokes / sizeof pokes[0]; i++) {
+        seed_directory(&pokes[i]);
+    }
+}
+
+/* Filters which but for the first four are wrong in one way only; and their directories alone. */
+static void seed_filters(void) {
+    static const struct {
+        uint32_t kind, parts, shape, units;
+        uint64_t data_at;
+        size_t bytes; /* of the image */
+    } filters[] = {
+        {FILTER_BLOOM, 1, 64, 3, 64, 64 + 3 * 64},
+        {FILTER_FUSE, 1, 32, 4, 64, 64 + 6 * 32},
+        {FILTER_FUSE, 1, FILTER_SHAPE_EVERYTHING, 0, 64, 64},
+        {FILTER_FUSE, 2, FILTER_SHAPE_NOTHING, 0, 64, 64},
+        {FILTER_FUSE, 1, 2, 0, 64, 64},
+        {FILTER_FUSE + 1, 1, 4, 100, 64, 64 + 448},
+        {FILTER_FUSE, 0, 0, 0, 64, 64},
+        {FILTER_FUSE, 3, FILTER_SHAPE_NOTHING, 0, 128, 64},
+        {FILTER_BLOOM, 1, 64, 3, 128, 64 + 3 * 64},
+        {FILTER_BLOOM, 1, 64, 3, 64, 64 + 2 * 64},
+        {FILTER_BLOOM, 1, 64, 3, 64, 64 + 4 * 64},
+        {FILTER_BLOOM, 1, 32, 6, 64, 64 + 6 * 64},
+        {FILTER_BLOOM, 1, 64, 1u << 26, 64, 64},
+        {FILTER_FUSE, 1, 48, 2, 64, 64 + 4 * 48},
+        {FILTER_FUSE, 1, 2, 30, 64, 64 + 64},
+        {FILTER_FUSE, 1, FILTER_FUSE_SEGMENT_BYTES_MAX * 2, 1, 64, 64},
+        {FILTER_FUSE, 1, FILTER_FUSE_SEGMENT_BYTES_MAX, 1u << 14, 64, 64},
+        {FILTER_FUSE, 1, FILTER_SHAPE_NOTHING, 0, 64, 40},
+        {FILTER_FUSE, 1, FILTER_SHAPE_NOTHING, 0, 64, 15},
+    };
+    for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
+        static uint8_t image[4096];
+        struct filter_part part = {.data_at = filters[i].data_at, .shape = filters[i].shape, .units = filters[i].units};
+        memset(image, 0, sizeof image);
+        store_u32(image, filters[i].kind);
+        store_u32(image + 4, filters[i].parts);
+        for (uint32_t at = 0; at < filters[i].parts && at < 2; at++) {
+            filter_part_store(image, at, &part);
+        }
+        seed_modes("filter", "\0", 1, image, filters[i].bytes);
+        seed_modes("filter", "\4", 1, image, filters[i].bytes);
+    }
+}
+
 static void seed_drawn(void) {
     static struct bytes bytes;
     for (unsigned i = 0; i < 24; i++) {
@@ -408,8 +747,11 @@ int main(int argc, char **argv) {
     for (unsigned number = 0; number < 24; number++) {
         seed_history(number);
     }
+    seed_tables();
     seed_texts();
     seed_crafted();
+    seed_directories();
+    seed_filters();
     seed_drawn();
     return 0;
 }

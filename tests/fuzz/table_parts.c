@@ -35,7 +35,7 @@ static void check_footer(struct pleat_slice end, bool repair, struct fuzz_mem *m
     struct table_footer footer;
     FUZZ_CHECK(disk.vfs.file_open(store.dir, name, VFS_FILE_READ, 0, &open, NULL) == 0);
     int rc = table_footer_read(&store, open, NUMBER, name, &footer, NULL);
-    FUZZ_CHECK(rc == 0 || rc == PLEAT_ERR_CORRUPT || rc == PLEAT_ERR_NEWER);
+    FUZZ_CHECK(rc == 0 || rc == PLEAT_ERR_CORRUPT || rc == PLEAT_ERR_NEWER || rc == PLEAT_ERR_INVALID);
     if (rc == 0) {
         uint8_t again[TABLE_FOOTER_BYTES];
         FUZZ_CHECK(footer.file_bytes == bytes && footer.number == NUMBER);

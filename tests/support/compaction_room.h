@@ -250,7 +250,7 @@ static inline void check_get(const struct room *room, const struct tree *tree, u
             struct table *table;
             struct cache_frame *frame;
             cr_assert_eq(table_ref_open(level->tables[i], &table, NULL), 0);
-            if (table_may_contain(table, hash)) {
+            if (table_may_contain(table, hash, NULL) != 0) {
                 rc = table_get(table, bytes, count, hash, CACHE_GET, &entry, &frame, NULL);
             }
         }
