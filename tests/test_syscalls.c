@@ -23,6 +23,8 @@ int __wrap_fdatasync(int fd);
 int __wrap_fsync(int fd);
 int __real_msync(void *base, size_t n, int flags);
 int __wrap_msync(void *base, size_t n, int flags);
+int __real_madvise(void *base, size_t n, int advice);
+int __wrap_madvise(void *base, size_t n, int advice);
 int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to);
 int __wrap_unlinkat(int dir, const char *name, int flags);
 
@@ -34,6 +36,7 @@ static struct {
     size_t count;
     unsigned fail_syncs; /* so many syncs fail with EIO, and are noted as "failed ..." */
     uint64_t range_from, range_to; /* of the file, of the last msync */
+    uint64_t let_go_from, let_go_to; /* the same of the last MADV_DONTNEED */
 } trace;
 
 static void trace_add(const char *call, const char *name) {
@@ -103,6 +106,15 @@ int __wrap_msync(void *base, size_t n, int flags) {
     }
     trace_add("msync", name);
     return __real_msync(base, n, flags);
+}
+
+int __wrap_madvise(void *base, size_t n, int advice) {
+    char name[64];
+    if (advice == MADV_DONTNEED) {
+        cr_assert(mapped_file(base, name, &trace.let_go_from));
+        trace.let_go_to = trace.let_go_from + n;
+    }
+    return __real_madvise(base, n, advice);
 }
 
 int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to) {
@@ -253,6 +265,34 @@ Test(syscalls, a_log_is_synced_by_the_kernel_mapped_or_written_and_never_again_a
         vfs_posix.log_close(log);
         OK(vfs_posix.dir_unlink(dir, "log", &room.err));
     }
+    vfs_posix.dir_close(dir);
+    room_end(&room);
+}
+
+/* L5: whole pages that nothing is written to any more, and what they hold stays. */
+Test(syscalls, a_mapped_log_lets_go_of_whole_pages_before_they_are_synced_and_keeps_their_bytes) {
+    struct room room;
+    struct vfs_dir *dir = dir_make(&room);
+    struct vfs_log *log;
+    struct vfs_file *file;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    OK(vfs_posix.log_create(dir, "log", 64 * page, false, 0600, &log, &room.err));
+    OK(vfs_posix.file_open(dir, "log", VFS_FILE_READ, 0600, &file, &room.err));
+    uint8_t *read = malloc(64 * page);
+    uint64_t from = 0;
+    for (uint64_t to = 10 * page + 1; log_is_mapped(log) && to < 64 * page; to += 10 * page + 7) {
+        memset(log->base + from, (int)to, to - from);
+        OK(vfs_posix.log_publish(log, from, to - from, &room.err));
+        OK(vfs_posix.log_sync(log, &room.err));
+        cr_assert_eq(trace.let_go_from, from / page * page);
+        cr_assert_eq(trace.let_go_to, to / page * page, "the page that the next record begins in is in use");
+        OK(vfs_posix.file_read(file, from, read, to - from, &room.err));
+        cr_assert(memcmp(read, log->base + from, to - from) == 0 && read[0] == (uint8_t)to);
+        from = to;
+    }
+    free(read);
+    vfs_posix.file_close(file);
+    vfs_posix.log_close(log);
     vfs_posix.dir_close(dir);
     room_end(&room);
 }

@@ -20,6 +20,9 @@
  *       blocks are free again, gets its size back, and is synced. Only then may a commit say that it is out: a power
  *       loss could else bring back the part that was written, which is whole when all that it lacks is zeros. When the
  *       undoing fails nobody knows what the file holds, and the error is no longer one of space.
+ *   L5  Before a sync the process lets go of the whole pages in its range: their bytes are the file's, and nothing is
+ *       stored to them any more. A page that is mapped when it is written back is write-protected first, and the kernel
+ *       then interrupts every processor that runs a thread of this process: 8 us a page, of both threads.
  */
 #include "platform/vfs_posix.h"
 
@@ -42,7 +45,10 @@
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
 
-enum { LOG_RESERVE_STEP_MIN = 1 << 20 };
+enum {
+    LOG_RESERVE_STEP_MIN = 1 << 20,
+    LOG_LET_GO_PAGES_MIN = 4, /* below so few, a call more costs what it saves */
+};
 
 struct posix_log {
     struct vfs_log log; /* first: what the caller holds */
@@ -181,6 +187,10 @@ static int log_sync_mapped(struct posix_log *log, struct pleat_error *err) {
     uint64_t end = atomic_load_explicit(&log->published, memory_order_acquire); /* pairs with posix_log_publish */
     /* relaxed, and stored so below: syncs of one log follow each other, ordered by whoever asks for them */
     uint64_t from = atomic_load_explicit(&log->synced, memory_order_relaxed) / page * page;
+    uint64_t whole = end / page * page;
+    if (whole >= from + LOG_LET_GO_PAGES_MIN * page) { /* L5 */
+        (void)madvise(log->log.base + from, (size_t)(whole - from), MADV_DONTNEED);
+    }
     int rc = posix_sync_range(&log->sync, log->log.base + from, (size_t)(end - from), log->name, err);
     if (rc == 0) {
         atomic_store_explicit(&log->synced, end, memory_order_relaxed);
