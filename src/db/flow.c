@@ -30,6 +30,9 @@ void flow_update(struct pleat_db *db, const struct version *version) {
 /* Pressure of the active generation's fill while a frozen one waits. Hints only: read without the commit lock. */
 static uint64_t flow_fill_pressure(struct pleat_db *db) {
     struct epoch_slot *slot;
+    if (!view_frozen_hint(db)) {
+        return 0;
+    }
     if (epoch_enter(db->epoch, &slot) < 0) {
         return 0;
     }
