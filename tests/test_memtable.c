@@ -312,6 +312,35 @@ Test(memtable, same_key_twice_in_a_commit_leaves_the_last) {
     fixture_close(&f);
 }
 
+/* Commits of 1 to 16 keys that go in behind any number of steps, from none to more than there are levels. */
+Test(memtable, a_group_goes_in_whole_however_far_it_was_walked_ahead) {
+    struct fixture f = fixture_open(1 << 20);
+    char keys[MEMTABLE_GROUP][64];
+    for (uint64_t sequence = 1; sequence < 400; sequence++) {
+        struct memtable_group group = {.count = 1 + sequence * 7 % MEMTABLE_GROUP};
+        for (size_t i = 0; i < group.count; i++) {
+            uint64_t x = (sequence * 16 + i) * 2654435761u % 3000;
+            int bytes = snprintf(keys[i], sizeof keys[i], "%02x%s%02x", (unsigned)(x % 64),
+                                 x % 3 == 0 ? "" : "/a path longer than a node's tail/", (unsigned)(x / 64));
+            group.tables[i] = f.table;
+            group.entries[i] = entry_put(keys[i], (size_t)bytes, &sequence, sizeof sequence, sequence);
+        }
+        memtable_group_begin(&group);
+        for (uint64_t step = sequence % 9; step > 0; step--) {
+            memtable_group_step(&group);
+        }
+        memtable_group_insert(&group);
+        for (size_t i = 0; i < group.count; i++) {
+            struct entry entry;
+            cr_assert_eq(memtable_get(f.table, bytes_of(keys[i]), strlen(keys[i]), sequence, &entry), 0);
+            cr_assert_eq(entry.sequence, sequence);
+            cr_assert(arena_may_contain(f.arena, hash_key(keys[i], strlen(keys[i]))));
+        }
+    }
+    cr_assert(memtable_check(f.table));
+    fixture_close(&f);
+}
+
 Test(memtable, attributes_and_tombstones_come_back) {
     struct fixture f = fixture_open(1 << 20);
     uint8_t version[LIMIT_VERSION_BYTES];

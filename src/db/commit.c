@@ -57,7 +57,7 @@ static bool commit_same(const void *a, size_t a_bytes, const void *b, size_t b_b
 
 /* Expected cursors, incarnations, skip-if-applied, and the limit on names. commit_mu held: nobody else changes cursors.
  */
-static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch,
+static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, struct wal_view view,
                                 const struct pleat_commit_options *options, size_t *ret_fresh,
                                 struct pleat_error *err) {
     for (size_t i = 0; i < batch->expectation_count; i++) {
@@ -73,11 +73,9 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch,
                                    expected->cursor.value_bytes);
         }
     }
-    struct wal_view view;
     struct wal_cursor cursor;
     bool all_applied = batch->record.cursor_count > 0;
     size_t fresh = 0;
-    wal_record_view(&batch->record, &view);
     while (wal_view_cursor(&view, &cursor) == 0) {
         const struct cursor_entry *stored = cursor_set_find(&db->cursors, cursor.name, cursor.name_bytes);
         fresh += stored == NULL;
@@ -139,18 +137,14 @@ static int commit_reserve_cursors(struct pleat_db *db, size_t fresh, struct plea
 }
 
 /* Cursors and the visible sequence change together. commit_mu held. */
-static void commit_publish(struct pleat_db *db, const struct pleat_batch *batch, uint64_t sequence) {
+static void commit_publish(struct pleat_db *db, struct wal_view view, uint64_t sequence) {
     if (MUTATION(commit_cursors_last)) {
         atomic_store_explicit(&db->applied, sequence, memory_order_release); /* pairs with the acquire in db_applied */
     }
     mutex_lock(&db->cursors_mu);
-    if (batch->record.cursor_count > 0) {
-        struct wal_view view;
-        struct wal_cursor cursor;
-        wal_record_view(&batch->record, &view);
-        while (wal_view_cursor(&view, &cursor) == 0) {
-            cursor_set_put(&db->cursors, &cursor);
-        }
+    struct wal_cursor cursor;
+    while (wal_view_cursor(&view, &cursor) == 0) {
+        cursor_set_put(&db->cursors, &cursor);
     }
     if (MUTATION(commit_cursors_first)) {
         mutex_unlock(&db->cursors_mu);
@@ -188,13 +182,43 @@ static int commit_slot_of(const void *context, uint32_t space) {
     return -1;
 }
 
+/* Step 3. commit_mu held. */
+static int commit_append(struct pleat_db *db, const struct pleat_batch *batch, uint64_t sequence,
+                         struct insertion *insertion, struct pleat_error *err) {
+    struct wal_writer *writer = db->active_segment->writer;
+    struct wal_append append;
+    struct pleat_error failure;
+    error_clear(&failure); /* and not zeroed whole: its text is longer than a small commit's record */
+    wal_writer_copy(writer, &batch->record, sequence, db_durable(db), &append);
+    insertion_step(insertion);
+    int rc = wal_writer_seal(writer, &append, &failure);
+    if (LIKELY(rc == 0)) {
+        return 0;
+    }
+    if (rc == PLEAT_ERR_NO_SPACE) { /* out for good, with nothing changed: writes go on when space returns (F7) */
+        return error_set(err, rc, failure.os_errno, "%s", failure.message);
+    }
+    if (!MUTATION(commit_poison)) {
+        (void)db_poison(db, &failure); /* part of the record may be in the log: only a reopen can tell (F7) */
+    }
+    return MUTATION(commit_poison) ? error_set(err, rc, failure.os_errno, "%s", failure.message) : db_health(db, err);
+}
+
 /* Steps 1 to 5. commit_mu held. */
 static int commit_locked(struct pleat_db *db, struct pleat_batch *batch, const struct pleat_commit_options *options,
                          uint64_t *ret_sequence, struct pleat_error *err) {
+    uint64_t sequence = db_applied(db) + 1;
+    struct wal_view view;
+    struct insertion insertion;
+    insertion.slot_of = commit_slot_of;
+    insertion.context = batch;
+    wal_record_view(&batch->record, &view);
+    view.sequence = sequence;
+    insertion_begin(&insertion, db->active, view);
     int rc = db_writable(db, err);
     rc = rc == 0 ? commit_check_spaces(batch, err) : rc;
     size_t fresh = 0;
-    rc = rc == 0 ? commit_check_cursors(db, batch, options, &fresh, err) : rc;
+    rc = rc == 0 ? commit_check_cursors(db, batch, view, options, &fresh, err) : rc;
     if (rc != 0) {
         return rc;
     }
@@ -207,30 +231,24 @@ static int commit_locked(struct pleat_db *db, struct pleat_batch *batch, const s
     if (rc < 0) {
         return rc;
     }
-    uint64_t sequence = db_applied(db) + 1;
+    if (insertion.generation != db->active) {
+        insertion_begin(&insertion, db->active, view);
+    }
+    insertion_step(&insertion);
+    ASSERT(sequence == db_applied(db) + 1); /* nobody else makes one while commit_mu is held */
     uint64_t before = wal_writer_used(db->active_segment->writer);
-    struct pleat_error failure = {0};
-    rc = wal_writer_append(db->active_segment->writer, &batch->record, sequence, db_durable(db), &failure);
-    if (rc == PLEAT_ERR_NO_SPACE) { /* out for good, with nothing changed: writes go on when space returns (F7) */
-        return error_set(err, rc, failure.os_errno, "%s", failure.message);
-    }
+    rc = commit_append(db, batch, sequence, &insertion, err);
     if (rc < 0) {
-        if (!MUTATION(commit_poison)) {
-            (void)db_poison(db, &failure); /* part of the record may be in the log: only a reopen can tell (F7) */
-        }
-        return MUTATION(commit_poison) ? error_set(err, rc, failure.os_errno, "%s", failure.message)
-                                       : db_health(db, err);
+        return rc;
     }
-    struct wal_view view;
-    wal_record_view(&batch->record, &view);
-    view.sequence = sequence;
     if (MUTATION(commit_visible_last)) {
-        commit_publish(db, batch, sequence);
+        commit_publish(db, view, sequence);
     }
-    rc = generation_insert(db->active, commit_slot_of, batch, view, NULL);
+    insertion_step(&insertion);
+    rc = insertion_finish(&insertion, NULL);
     ASSERT(rc == 0); /* every space of the batch is open (drops take commit_mu) and we encoded the record ourselves */
     if (!MUTATION(commit_visible_last)) {
-        commit_publish(db, batch, sequence);
+        commit_publish(db, view, sequence);
     }
     uint64_t logged = wal_writer_used(db->active_segment->writer) - before;
     db->unsynced_bytes += logged;

@@ -257,6 +257,21 @@ struct memtable *generation_table_new(struct generation *generation, uint32_t sl
  * reserved (generation_bytes_max). */
 int generation_insert(struct generation *generation, int (*slot_of)(const void *context, uint32_t space),
                       const void *context, struct wal_view view, struct pleat_error *err);
+/* The same in steps, for a commit with other work to do between them: a few entries wait for memory meanwhile
+ * (memtable_group). The caller fills slot_of and context; what the view borrows stays as it is to the end. */
+struct insertion {
+    int (*slot_of)(const void *context, uint32_t space);
+    const void *context;
+    struct generation *generation;
+    struct wal_view view; /* what is not in the group yet */
+    bool ahead;           /* all entries are in the group */
+    struct memtable_group group;
+};
+/* Changes nothing in the generation; neither does a step. */
+void insertion_begin(struct insertion *insertion, struct generation *generation, struct wal_view view);
+void insertion_step(struct insertion *insertion);
+/* Inserts, with the room reserved. */
+int insertion_finish(struct insertion *insertion, struct pleat_error *err);
 /* Arena bytes that inserting all entries of the view can take: a bound that does not look at them. */
 uint64_t generation_bytes_max(struct wal_view view);
 /* Takes the next segment's number ahead, in the background, so that a rotation does not wait behind a manifest sync. */

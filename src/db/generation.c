@@ -9,8 +9,8 @@
 
 #include <string.h>
 
-/* Entries handed to the memtables in one go: enough for the interleaved warm-up, small enough for the stack. */
-#define INSERT_GROUP 64
+/* A commit of so many entries is decoded before its record is in the log, and asks for memory meanwhile. */
+#define INSERT_AHEAD_MAX MEMTABLE_GROUP
 /* Arena room for making memtables, beyond what the entries need. */
 #define TABLE_ROOM 256
 /* What a batch may take at the very most is far more than it does (a node that grows to 256 children), so an arena has
@@ -91,41 +91,86 @@ uint64_t generation_bytes_max(struct wal_view view) {
            (uint64_t)(view.entries_end - view.entries) + TABLE_ROOM;
 }
 
-int generation_insert(struct generation *generation, int (*slot_of)(const void *context, uint32_t space),
-                      const void *context, struct wal_view view, struct pleat_error *err) {
-    struct entry entries[INSERT_GROUP];
-    struct memtable *tables[INSERT_GROUP];
-    size_t held = 0;
+/* Takes entries off the view until the group is full or the view at its end; `make` makes tables that are missing. */
+static int insertion_fill(struct insertion *insertion, bool make, struct pleat_error *err) {
+    struct memtable_group *group = &insertion->group;
+    struct generation *generation = insertion->generation;
+    struct wal_view *view = &insertion->view;
     uint32_t space, last_space = UINT32_MAX;
     struct memtable *last_table = NULL;
-    int rc;
-    while ((rc = wal_view_entry(&view, &space, &entries[held])) == 0) {
+    int rc = 0;
+    group->count = 0;
+    while (group->count < MEMTABLE_GROUP && (rc = wal_view_entry(view, &space, &group->entries[group->count])) == 0) {
         if (space != last_space || last_table == NULL) {
-            int slot = slot_of(context, space);
+            int slot = insertion->slot_of(insertion->context, space);
             if (slot < 0) {
                 return error_set(err, PLEAT_ERR_CORRUPT, 0,
                                  "log record of sequence %llu: space %u is not in the manifest",
-                                 (unsigned long long)view.sequence, space);
+                                 (unsigned long long)view->sequence, space);
             }
-            last_table = generation_table_new(generation, (uint32_t)slot, space);
-            ASSERT(last_table != NULL); /* the caller reserved by generation_bytes_max */
+            last_table = make ? generation_table_new(generation, (uint32_t)slot, space)
+                              : generation_table(generation, (uint32_t)slot, space);
             last_space = space;
         }
-        tables[held++] = last_table;
-        generation->records++;
-        if (held == INSERT_GROUP) {
-            memtable_insert(tables, entries, held);
-            held = 0;
+        if (last_table == NULL) {
+            ASSERT(!make); /* the caller reserved by generation_bytes_max */
+            return PLEAT_ABSENT;
         }
+        group->tables[group->count++] = last_table;
     }
     if (rc < 0) {
         return error_set(err, PLEAT_ERR_CORRUPT, 0, "log record of sequence %llu does not decode",
-                         (unsigned long long)view.sequence);
-    }
-    if (held > 0) {
-        memtable_insert(tables, entries, held);
+                         (unsigned long long)view->sequence);
     }
     return 0;
+}
+
+void insertion_begin(struct insertion *insertion, struct generation *generation, struct wal_view view) {
+    insertion->generation = generation;
+    insertion->view = view;
+    insertion->group.count = 0;
+    insertion->ahead = view.entry_count > 0 && view.entry_count <= INSERT_AHEAD_MAX &&
+                       insertion_fill(insertion, false, NULL) == 0;
+    if (insertion->ahead) {
+        memtable_group_begin(&insertion->group);
+    } else {
+        insertion->view = view;
+    }
+}
+
+void insertion_step(struct insertion *insertion) {
+    if (insertion->ahead) {
+        memtable_group_step(&insertion->group);
+    }
+}
+
+int insertion_finish(struct insertion *insertion, struct pleat_error *err) {
+    struct memtable_group *group = &insertion->group;
+    if (insertion->ahead) {
+        memtable_group_insert(group);
+        insertion->generation->records += group->count;
+        return 0;
+    }
+    for (;;) {
+        int rc = insertion_fill(insertion, true, err);
+        if (rc < 0 || group->count == 0) {
+            return rc;
+        }
+        memtable_group_begin(group);
+        memtable_group_insert(group);
+        insertion->generation->records += group->count;
+    }
+}
+
+int generation_insert(struct generation *generation, int (*slot_of)(const void *context, uint32_t space),
+                      const void *context, struct wal_view view, struct pleat_error *err) {
+    struct insertion insertion;
+    insertion.slot_of = slot_of;
+    insertion.context = context;
+    insertion.generation = generation;
+    insertion.view = view;
+    insertion.ahead = false;
+    return insertion_finish(&insertion, err);
 }
 
 /* D8. The name goes for good with that of the next segment: one sync of the directory covers both. */

@@ -141,19 +141,20 @@ static void chain_push(_Atomic uint32_t *slot, uint32_t head_slot, struct record
     slot_store(slot, reference | SLOT_RECORD);
 }
 
-void art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference) {
+unsigned art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference) {
     uint8_t *base = arena->base;
     struct record *record = record_at(base, reference);
     const uint8_t *key = record->bytes;
     size_t key_bytes = record->key_bytes;
     _Atomic uint32_t *slot = root;
     size_t from = 0;
+    unsigned levels = 0;
     record->next = 0;
     for (;;) {
         uint32_t current = atomic_load_explicit(slot, memory_order_relaxed); /* only this thread stores to slots */
         if (current == 0) {
             slot_store(slot, reference | SLOT_RECORD);
-            return;
+            return levels;
         }
         if (slot_is_record(current)) {
             struct record *other = slot_record(base, current);
@@ -164,15 +165,16 @@ void art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference) {
             } else {
                 node_fork(arena, slot, common, current, other->bytes, other->key_bytes, reference);
             }
-            return;
+            return levels;
         }
         struct node *node = slot_node(base, current);
+        levels++;
         size_t depth = node->depth;
         size_t common = node_match(base, node, key, key_bytes, from);
         if (common < depth) {
             /* The key of the sample goes on beyond `common`: all that node_fork looks at. */
             node_fork(arena, slot, common, current, record_at(base, node->sample)->bytes, depth, reference);
-            return;
+            return levels;
         }
         if (key_bytes == depth) {
             slot = &node->term;
@@ -182,7 +184,7 @@ void art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference) {
         _Atomic uint32_t *child = node_find(node, key[depth]);
         if (child == NULL) {
             node_add(arena, slot, node, key[depth], reference | SLOT_RECORD);
-            return;
+            return levels;
         }
         slot = child;
         from = depth + 1;
@@ -210,35 +212,4 @@ struct record *art_find(uint8_t *base, _Atomic uint32_t *root, const uint8_t *ke
         current = child != NULL ? slot_load(child) : 0;
     }
     return NULL;
-}
-
-void art_warm(struct memtable *const *tables, const struct entry *entries, size_t count) {
-    ASSERT(count <= ART_WARM_MAX);
-    uint8_t *base = tables[0]->base;
-    uint32_t current[ART_WARM_MAX], from[ART_WARM_MAX]; /* from: as in art_link */
-    for (size_t i = 0; i < count; i++) {
-        from[i] = 0;
-        current[i] = atomic_load_explicit(&tables[i]->root, memory_order_relaxed); /* the inserter's own stores */
-    }
-    bool moving;
-    do {
-        moving = false;
-        for (size_t i = 0; i < count; i++) {
-            if (current[i] == 0 || slot_is_record(current[i])) {
-                continue;
-            }
-            struct node *node = slot_node(base, current[i]);
-            const struct entry *entry = &entries[i];
-            if (node->depth - from[i] > TAIL_BYTES) { /* a path that is read from a record: see node_path */
-                __builtin_prefetch(record_at(base, node->sample)->bytes + from[i]);
-            }
-            from[i] = node->depth + 1u;
-            _Atomic uint32_t *child = entry->key_bytes > node->depth ? node_find(node, entry->key[node->depth]) : NULL;
-            current[i] = child != NULL ? atomic_load_explicit(child, memory_order_relaxed) : 0;
-            if (current[i] != 0) {
-                node_prefetch(base, current[i]);
-                moving = true;
-            }
-        }
-    } while (moving);
 }

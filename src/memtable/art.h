@@ -2,7 +2,7 @@
  * art.h - the adaptive radix tree over records: what memtable.c and memtable_source.c ask of it.
  *
  * The tree is one root slot (see art_node.h) in an arena; everything below it lies in the same arena and goes with it.
- * art_link and art_warm belong to the inserter, the rest is for any thread at any time (M1, M2).
+ * art_link belongs to the inserter, the rest is for any thread at any time (M1, M2).
  */
 #ifndef PLEAT_MEMTABLE_ART_H
 #define PLEAT_MEMTABLE_ART_H
@@ -17,6 +17,7 @@ struct memtable {
 
     /* owned by the inserter, read by others as hints; off the line that every descent starts from */
     uint8_t separation[64];
+    unsigned levels; /* of the inserter alone: nodes on the way of the last insert */
     _Atomic uint64_t records;
     _Atomic uint64_t tombstones;
     _Atomic uint64_t bytes;
@@ -28,16 +29,32 @@ static inline struct memtable *memtable_mutable(const struct memtable *table) {
 }
 
 /* Links a record whose bytes are complete into the tree: a new key, the head of its chain, or, when the head has the
- * same sequence, in its place (M5). */
-void art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference);
+ * same sequence, in its place (M5). Returns how many nodes were on its way. */
+unsigned art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference);
 
 /* The newest record of the key, or NULL. */
 struct record *art_find(uint8_t *base, _Atomic uint32_t *root, const uint8_t *key, size_t key_bytes);
 
-#define ART_WARM_MAX 16u
-/* Walks the ways of `count` keys (at most ART_WARM_MAX) side by side, one level of each a round, so that their cache
- * misses overlap. Changes nothing. */
-void art_warm(struct memtable *const *tables, const struct entry *entries, size_t count);
+/* Walks a key's way one level down and asks for the memory of the next. Changes nothing but the way. Returns whether
+ * it goes on. */
+static inline bool art_walk_ahead(uint8_t *base, struct memtable_way *way, const uint8_t *key, size_t key_bytes) {
+    uint32_t current = way->slot;
+    if (current == 0 || slot_is_record(current)) {
+        return false;
+    }
+    struct node *node = slot_node(base, current);
+    size_t depth = node->depth;
+    if (depth - way->from > TAIL_BYTES) { /* a path that is read from a record: see node_path */
+        __builtin_prefetch(record_at(base, node->sample)->bytes + way->from);
+    }
+    _Atomic uint32_t *child = key_bytes > depth ? node_find(node, key[depth]) : NULL;
+    way->from = (uint32_t)depth + 1;
+    way->slot = child != NULL ? atomic_load_explicit(child, memory_order_relaxed) : 0; /* the inserter's own stores */
+    if (way->slot != 0) {
+        node_prefetch(base, way->slot);
+    }
+    return way->slot != 0;
+}
 
 /* One level of an iterator's way: a node, and where in it the walk goes on. */
 struct art_frame {

@@ -3,7 +3,8 @@
  *
  * An insert copies the entry into a record at the growing end of the arena, sets its bits in the arena's filter and
  * links it into the tree. Its cost is cache misses on the way down, one a level; a batch therefore goes in by groups of
- * 16 whose ways are walked side by side beforehand (art_warm), so that the misses of 16 keys overlap.
+ * 16 whose ways are walked side by side beforehand, a level a round, so that the misses of 16 keys overlap. A commit of
+ * one key has no other to overlap with: its way goes on a level at a time between the other things that a commit does.
  *
  * What an insert takes of the arena is bounded by memtable_entry_bytes_max, which the caller sums up and reserves
  * before a commit enters the log: behind that point nothing may fail (M4).
@@ -15,6 +16,8 @@
 
 /* Below so few keys there is too little to overlap for a second walk to pay. */
 #define WARM_COUNT_MIN 4u
+/* So many levels at the bottom of the tree are taken not to be in the processor's cache. */
+#define COLD_LEVELS 3u
 
 static_assert(RECORD_HEADER_BYTES + LIMIT_KEY_BYTES + RECORD_ATTRIBUTE_BYTES_MAX + LIMIT_VALUE_BYTES <
                   ARENA_BYTES_MAX / 2,
@@ -74,29 +77,65 @@ static void insert_one(struct memtable *table, const struct entry *entry, uint64
     ASSERT(entry->kind == ENTRY_PUT || (entry->kind == ENTRY_DELETE && entry->value_bytes == 0));
     size_t used = arena_used(arena);
     arena_filter_add(arena, hash);
-    art_link(arena, &table->root, record_new(arena, entry));
+    table->levels = art_link(arena, &table->root, record_new(arena, entry));
     counter_add(&table->records, 1);
     counter_add(&table->tombstones, entry->kind == ENTRY_DELETE);
     counter_add(&table->bytes, (uint64_t)entry->key_bytes + entry->value_bytes);
     DEBUG_ASSERT(arena_used(arena) - used <= memtable_entry_bytes_max(entry->key_bytes, entry->value_bytes)); /* M4 */
 }
 
+/* Goes as far as the memory is likely to be in the processor's cache. */
+static void way_begin(struct memtable_way *way, struct memtable *table, const struct entry *entry) {
+    way->hash = hash_key(entry->key, entry->key_bytes);
+    way->slot = atomic_load_explicit(&table->root, memory_order_relaxed); /* own stores, as below */
+    way->from = 0;
+    __builtin_prefetch(arena_filter_line(table->arena, way->hash), 1);
+    for (unsigned level = COLD_LEVELS; level < table->levels; level++) {
+        (void)art_walk_ahead(table->base, way, entry->key, entry->key_bytes);
+    }
+}
+
+void memtable_group_begin(struct memtable_group *group) {
+    struct arena *arena = group->tables[0]->arena;
+    uint8_t *room = arena->base + atomic_load_explicit(&arena->record_end, memory_order_relaxed);
+    ASSERT(group->count > 0 && group->count <= MEMTABLE_GROUP);
+    __builtin_prefetch(room, 1);
+    __builtin_prefetch(room + 64, 1);
+    __builtin_prefetch(room + 128, 1);
+    for (size_t i = 0; i < group->count; i++) {
+        ASSERT(group->tables[i]->arena == arena);
+        way_begin(&group->ways[i], group->tables[i], &group->entries[i]);
+    }
+    group->moving = true;
+}
+
+void memtable_group_step(struct memtable_group *group) {
+    uint8_t *base = group->tables[0]->base;
+    bool moving = false;
+    for (size_t i = 0; group->moving && i < group->count; i++) {
+        const struct entry *entry = &group->entries[i];
+        moving = art_walk_ahead(base, &group->ways[i], entry->key, entry->key_bytes) || moving;
+    }
+    group->moving = moving;
+}
+
+void memtable_group_insert(struct memtable_group *group) {
+    while (group->count >= WARM_COUNT_MIN && group->moving) {
+        memtable_group_step(group);
+    }
+    for (size_t i = 0; i < group->count; i++) {
+        insert_one(group->tables[i], &group->entries[i], group->ways[i].hash);
+    }
+}
+
 void memtable_insert(struct memtable *const *tables, const struct entry *entries, size_t count) {
-    for (size_t start = 0; start < count; start += ART_WARM_MAX) {
-        size_t group = count - start < ART_WARM_MAX ? count - start : ART_WARM_MAX;
-        uint64_t hashes[ART_WARM_MAX];
-        for (size_t i = 0; i < group; i++) {
-            const struct entry *entry = &entries[start + i];
-            ASSERT(tables[start + i]->arena == tables[0]->arena);
-            hashes[i] = hash_key(entry->key, entry->key_bytes);
-            __builtin_prefetch(arena_filter_line(tables[0]->arena, hashes[i]), 1);
-        }
-        if (count >= WARM_COUNT_MIN) {
-            art_warm(tables + start, entries + start, group);
-        }
-        for (size_t i = 0; i < group; i++) {
-            insert_one(tables[start + i], &entries[start + i], hashes[i]);
-        }
+    struct memtable_group group;
+    for (size_t start = 0; start < count; start += group.count) {
+        group.count = count - start < MEMTABLE_GROUP ? count - start : MEMTABLE_GROUP;
+        memcpy(group.tables, tables + start, group.count * sizeof *tables);
+        memcpy(group.entries, entries + start, group.count * sizeof *entries);
+        memtable_group_begin(&group);
+        memtable_group_insert(&group);
     }
 }
 

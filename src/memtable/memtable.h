@@ -62,6 +62,32 @@ size_t memtable_entry_bytes_max(size_t key_bytes, size_t value_bytes);
  * attributes are copied. Warms 16 at a time with interleaved prefetches. Infallible (M4). Owner: the inserter. */
 void memtable_insert(struct memtable *const *tables, const struct entry *entries, size_t count);
 
+/* A key's way down the tree, walked ahead of its insert. */
+struct memtable_way {
+    uint64_t hash; /* hash_key of the key */
+    uint32_t slot; /* what comes next; 0 or a record at the end */
+    uint32_t from; /* position in the key behind the last branch */
+};
+
+#define MEMTABLE_GROUP 16u
+/* Entries of one commit on their way in, for an inserter that has other work to do meanwhile: the memory that the
+ * insert is going to touch is asked for a level of the tree at a time, and comes between the steps. The caller fills
+ * tables, entries and count. */
+struct memtable_group {
+    size_t count; /* at most MEMTABLE_GROUP */
+    struct memtable *tables[MEMTABLE_GROUP];
+    struct entry entries[MEMTABLE_GROUP];
+    /* owned by the memtable from memtable_group_begin on */
+    struct memtable_way ways[MEMTABLE_GROUP];
+    bool moving;
+};
+/* Sets out, and goes down as far as the memory is likely to be in the processor's cache. Changes nothing. */
+void memtable_group_begin(struct memtable_group *group);
+/* One level further down. Changes nothing; may be called any number of times. */
+void memtable_group_step(struct memtable_group *group);
+/* memtable_insert of the group. Owner: the inserter. */
+void memtable_group_insert(struct memtable_group *group);
+
 /* The newest record of `key` with sequence <= `sequence`: 0 with *ret_entry borrowed from the arena (may be a
  * tombstone), or PLEAT_ABSENT. The arena's filter is NOT consulted here. */
 int memtable_get(const struct memtable *table, const uint8_t *key, size_t key_bytes, uint64_t sequence,

@@ -136,6 +136,16 @@ bool wal_writer_fits(const struct wal_writer *writer, uint64_t record_bytes);
  * a time. Cost: one copy and one xxh3 pass. */
 int wal_writer_append(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
                       uint64_t durable_sequence, struct pleat_error *err);
+/* The same in two halves, for a caller with something else to do while the bytes travel: what was copied counts for
+ * nothing before it is sealed, and nothing else is done to the writer in between. */
+struct wal_append {
+    uint64_t bytes;
+    uint64_t sequence;
+    uint64_t check;
+};
+void wal_writer_copy(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
+                     uint64_t durable_sequence, struct wal_append *ret_append);
+int wal_writer_seal(struct wal_writer *writer, const struct wal_append *append, struct pleat_error *err);
 /* Durable: everything appended before the call (not its name: see dir_sync). May run beside an append. */
 int wal_writer_sync(struct wal_writer *writer, struct pleat_error *err);
 /* Notes that everything up to `sequence` is durable (W7). May run beside an append; one thread at a time marks. Cannot

@@ -115,40 +115,13 @@ bool wal_writer_fits(const struct wal_writer *writer, uint64_t record_bytes) {
     return record_bytes <= writer->bytes - wal_writer_used(writer);
 }
 
-/* Lays the record out at `place`, its length last, and returns its checksum. */
-static uint64_t wal_writer_lay(const struct wal_writer *writer, uint8_t *place, const struct wal_record *record,
-                               struct wal_format_record *format) {
-    uint8_t header[WAL_RECORD_CHECKED_BYTES];
-    wal_format_record_encode(format, writer->key, header);
-    size_t entries_bytes = record->used - WAL_RECORD_HEADER_BYTES;
-    uint8_t *payload = place + WAL_RECORD_HEADER_BYTES;
-    if (entries_bytes > 0) {
-        memcpy(payload, record->bytes + WAL_RECORD_HEADER_BYTES, entries_bytes);
-    }
-    if (record->cursors_used > 0) {
-        memcpy(payload + entries_bytes, record->cursors, record->cursors_used);
-    }
-    uint64_t checksum = wal_format_payload_checksum(payload, format->bytes - WAL_RECORD_HEADER_BYTES, format->check);
-    memcpy(place + 4, header + 4, WAL_RECORD_CHECKED_BYTES - 4);
-    store_u64(place + 32, format->check);
-    store_u64(place + 40, checksum);
-    /* W4. Release; its partner is whoever opens the file after this process was killed at any instruction: when that
-     * reader finds the length, it finds everything stored before it. */
-    _Atomic uint32_t *length = (_Atomic uint32_t *)(void *)place;
-    atomic_store_explicit(length, LE32((uint32_t)(format->bytes / WAL_RECORD_ALIGNMENT)), memory_order_release);
-    return checksum;
-}
-
-int wal_writer_append(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
-                      uint64_t durable_sequence, struct pleat_error *err) {
+void wal_writer_copy(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
+                     uint64_t durable_sequence, struct wal_append *ret_append) {
     uint64_t bytes = wal_record_bytes(record);
     uint64_t offset = wal_writer_used(writer);
     ASSERT(sequence > writer->tail.last_sequence && sequence < UINT64_MAX); /* W1 */
     ASSERT(durable_sequence < sequence);                                    /* W6 */
     ASSERT(wal_writer_fits(writer, bytes));
-    if (writer->failed) {
-        return error_set(err, PLEAT_ERR_IO, 0, "an earlier append to this log segment failed");
-    }
     struct wal_format_record format = {
         .bytes = bytes,
         .sequence = sequence,
@@ -158,10 +131,39 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
         .cursors = (uint16_t)record->cursor_count,
         .padding = (uint8_t)(bytes - record->used - record->cursors_used),
     };
-    uint64_t checksum = wal_writer_lay(writer, writer->log->base + offset, record, &format);
+    uint8_t *place = writer->log->base + offset;
+    uint8_t header[WAL_RECORD_CHECKED_BYTES];
+    wal_format_record_encode(&format, writer->key, header);
+    memcpy(place + 4, header + 4, WAL_RECORD_CHECKED_BYTES - 4);
+    store_u64(place + 32, format.check);
+    size_t entries_bytes = record->used - WAL_RECORD_HEADER_BYTES;
+    uint8_t *payload = place + WAL_RECORD_HEADER_BYTES;
+    if (entries_bytes > 0) {
+        memcpy(payload, record->bytes + WAL_RECORD_HEADER_BYTES, entries_bytes);
+    }
+    if (record->cursors_used > 0) {
+        memcpy(payload + entries_bytes, record->cursors, record->cursors_used);
+    }
+    *ret_append = (struct wal_append){.bytes = bytes, .sequence = sequence, .check = format.check};
+}
+
+int wal_writer_seal(struct wal_writer *writer, const struct wal_append *append, struct pleat_error *err) {
+    uint64_t offset = wal_writer_used(writer);
+    uint64_t bytes = append->bytes;
+    uint8_t *place = writer->log->base + offset;
+    if (writer->failed) {
+        return error_set(err, PLEAT_ERR_IO, 0, "an earlier append to this log segment failed");
+    }
+    uint64_t checksum = wal_format_payload_checksum(place + WAL_RECORD_HEADER_BYTES, bytes - WAL_RECORD_HEADER_BYTES,
+                                                    append->check);
+    store_u64(place + 40, checksum);
+    /* W4. Release; its partner is whoever opens the file after this process was killed at any instruction: when that
+     * reader finds the length, it finds everything stored before it. */
+    _Atomic uint32_t *length = (_Atomic uint32_t *)(void *)place;
+    atomic_store_explicit(length, LE32((uint32_t)(bytes / WAL_RECORD_ALIGNMENT)), memory_order_release);
     int rc = writer->vfs->log_publish(writer->log, offset, (size_t)bytes, err);
     if (rc == PLEAT_ERR_NO_SPACE) {
-        memset(writer->log->base + offset, 0, (size_t)bytes); /* W5: nothing of it is in the file either */
+        memset(place, 0, (size_t)bytes); /* W5: nothing of it is in the file either */
         return rc;
     }
     if (rc != 0) {
@@ -169,11 +171,18 @@ int wal_writer_append(struct wal_writer *writer, const struct wal_record *record
         writer->failed = !MUTATION(wal_append_failed);
         return rc;
     }
-    writer->tail.last_sequence = sequence;
+    writer->tail.last_sequence = append->sequence;
     writer->tail.running_hash = hash_mix(writer->tail.running_hash, checksum);
     /* Relaxed; read by wal_writer_prepare, for which any recent value will do. */
     atomic_store_explicit(&writer->used, offset + bytes, memory_order_relaxed);
     return 0;
+}
+
+int wal_writer_append(struct wal_writer *writer, const struct wal_record *record, uint64_t sequence,
+                      uint64_t durable_sequence, struct pleat_error *err) {
+    struct wal_append append;
+    wal_writer_copy(writer, record, sequence, durable_sequence, &append);
+    return wal_writer_seal(writer, &append, err);
 }
 
 int wal_writer_sync(struct wal_writer *writer, struct pleat_error *err) {
