@@ -37,10 +37,10 @@ ARGUMENTS = {
     "stress/position_stress": ["--seconds", "8"],
 }
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
-PROGRAMS = ["test_syscalls", "test_wal_damage", "test_wal", "test_wal_crash", "test_version", "test_version_disk",
-            "test_table", "test_table_damage", "test_recovery", "test_store_disk", "test_store_open",
-            "test_store_cursor", "test_compaction", "test_platform", "test_store", "crash_store", "fault_store",
-            "model_store", "stress/position_stress"]
+PROGRAMS = ["test_syscalls", "test_memtable", "test_wal_damage", "test_wal", "test_wal_crash", "test_version",
+            "test_version_disk", "test_table", "test_table_damage", "test_recovery", "test_store_disk",
+            "test_store_open", "test_store_cursor", "test_compaction", "test_platform", "test_store", "crash_store",
+            "fault_store", "model_store", "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
 CATCHERS = {
     "posix": "test_syscalls test_platform",
@@ -49,6 +49,7 @@ CATCHERS = {
     "posix_lock": "test_store_open",
     "wal": "test_wal_damage test_wal test_wal_crash",
     "wal_append_failed": "test_wal",
+    "memtable": "test_memtable",
     "recover": "test_recovery crash_store",
     "sync": "test_recovery crash_store",
     "sync_record": "test_store_disk",

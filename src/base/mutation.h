@@ -45,6 +45,7 @@
     X(wal_end_scan, "F6 W6", "looking behind the end of a segment") \
     X(wal_probe, "F6 W6", "looking for records behind a header that does not validate") \
     X(wal_append_failed, "F7", "closing a segment to appends after one has failed") \
+    X(memtable_way, "F2 M6", "beginning a way again that stands in a node that was replaced") \
     X(recover_chain, "F2 Q2", "comparing a segment's header with the end of the segment before") \
     X(recover_chain_hash, "F2 Q2", "the running hash in that comparison") \
     X(recover_dense, "F2 Q1", "the rule that the log goes on with the very next sequence") \

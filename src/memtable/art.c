@@ -6,7 +6,7 @@
  *
  *     new key, room in the node     child stored, then the count (or the index byte) that uncovers it
  *     new key, node full            a copy of the next type holding the new child, then the slot that led to the node
- *     new key leaves a path         a NODE_4 above the node, holding it and the record, then the slot
+ *     new key leaves a path         a NODE_8 above the node, holding it and the record, then the slot
  *     key ends at a branch          term
  *     known key                     the record's next is the chain so far, then the slot that held the chain
  *
@@ -18,9 +18,10 @@
 #include "memtable/art.h"
 
 static struct node *node_new(struct arena *arena, enum node_type type, uint32_t *ret_reference) {
-    static const uint16_t bytes[] = {sizeof(struct node4), sizeof(struct node16), sizeof(struct node48),
+    static const uint16_t bytes[] = {sizeof(struct node8), sizeof(struct node16), sizeof(struct node48),
                                      sizeof(struct node256)};
-    *ret_reference = arena_allocate_node(arena, bytes[type]);
+    size_t lines = (bytes[type] + NODE_LINE_BYTES - 1) / NODE_LINE_BYTES;
+    *ret_reference = arena_allocate_node(arena, lines * NODE_LINE_BYTES);
     struct node *node = slot_node(arena->base, *ret_reference);
     memset(node, 0, bytes[type]); /* A2 */
     node->type = (uint8_t)type;
@@ -36,11 +37,11 @@ static void slot_store(_Atomic uint32_t *slot, uint32_t value) {
 static void node_append(struct node *node, uint8_t byte, uint32_t child) {
     unsigned count = atomic_load_explicit(&node->count, memory_order_relaxed);
     switch ((enum node_type)node->type) {
-    case NODE_4: {
-        struct node4 *node4 = (struct node4 *)node;
-        uint32_t keys = atomic_load_explicit(&node4->keys, memory_order_relaxed) | (uint32_t)byte << (8 * count);
-        atomic_store_explicit(&node4->child[count], child, memory_order_relaxed);
-        atomic_store_explicit(&node4->keys, keys, memory_order_relaxed);
+    case NODE_8: {
+        struct node8 *node8 = (struct node8 *)node;
+        uint64_t keys = atomic_load_explicit(&node8->keys, memory_order_relaxed) | (uint64_t)byte << (8 * count);
+        atomic_store_explicit(&node8->child[count], child, memory_order_relaxed);
+        atomic_store_explicit(&node8->keys, keys, memory_order_relaxed);
         break;
     }
     case NODE_16: {
@@ -69,11 +70,11 @@ static void node_append(struct node *node, uint8_t byte, uint32_t child) {
 }
 
 static bool node_is_full(struct node *node) {
-    static const uint16_t room[] = {4, 16, 48, UINT16_MAX};
+    static const uint16_t room[] = {8, 16, 48, UINT16_MAX};
     return atomic_load_explicit(&node->count, memory_order_relaxed) == room[node->type];
 }
 
-/* An unlinked copy of the next type, of a full NODE_4, NODE_16 or NODE_48. */
+/* An unlinked copy of the next type, of a full NODE_8, NODE_16 or NODE_48. */
 static struct node *node_grow(struct arena *arena, struct node *node, uint32_t *ret_reference) {
     struct node *grown = node_new(arena, (enum node_type)(node->type + 1), ret_reference);
     grown->depth = node->depth;
@@ -97,16 +98,18 @@ static struct node *node_grow(struct arena *arena, struct node *node, uint32_t *
     return grown;
 }
 
-/* Adds the child to the node that `slot` leads to, or to a larger copy that takes its place. */
-static void node_add(struct arena *arena, _Atomic uint32_t *slot, struct node *node, uint8_t byte, uint32_t child) {
+/* Adds the child to the node that `slot` leads to, or to a larger copy that takes its place. Returns the node if so. */
+static const void *node_add(struct arena *arena, _Atomic uint32_t *slot, struct node *node, uint8_t byte,
+                            uint32_t child) {
     if (LIKELY(!node_is_full(node))) {
         node_append(node, byte, child);
-        return;
+        return NULL;
     }
     uint32_t reference;
     struct node *grown = node_grow(arena, node, &reference);
     node_append(grown, byte, child);
     slot_store(slot, reference);
+    return node;
 }
 
 /* Hangs `child` (a subtree, or a record whose key may end at `depth`) under an unlinked node. */
@@ -118,12 +121,12 @@ static void node_hang(struct node *node, const uint8_t *key, size_t key_bytes, u
     }
 }
 
-/* A NODE_4 where the new record parts at `depth` from `other`, which begins with (or is) what other_key tells. */
+/* A NODE_8 where the new record parts at `depth` from `other`, which begins with (or is) what other_key tells. */
 static void node_fork(struct arena *arena, _Atomic uint32_t *slot, size_t depth, uint32_t other,
                       const uint8_t *other_key, size_t other_key_bytes, uint32_t reference) {
     const struct record *record = record_at(arena->base, reference);
     uint32_t fork_reference;
-    struct node *fork = node_new(arena, NODE_4, &fork_reference);
+    struct node *fork = node_new(arena, NODE_8, &fork_reference);
     size_t tail_bytes = depth < TAIL_BYTES ? depth : TAIL_BYTES;
     fork->depth = (uint16_t)depth;
     fork->sample = reference;
@@ -141,20 +144,19 @@ static void chain_push(_Atomic uint32_t *slot, uint32_t head_slot, struct record
     slot_store(slot, reference | SLOT_RECORD);
 }
 
-unsigned art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference) {
+const void *art_link(struct arena *arena, struct memtable_way *way, uint32_t reference) {
     uint8_t *base = arena->base;
     struct record *record = record_at(base, reference);
     const uint8_t *key = record->bytes;
     size_t key_bytes = record->key_bytes;
-    _Atomic uint32_t *slot = root;
-    size_t from = 0;
-    unsigned levels = 0;
+    _Atomic uint32_t *slot = way->place;
+    size_t from = way->from;
     record->next = 0;
     for (;;) {
         uint32_t current = atomic_load_explicit(slot, memory_order_relaxed); /* only this thread stores to slots */
         if (current == 0) {
             slot_store(slot, reference | SLOT_RECORD);
-            return levels;
+            return NULL;
         }
         if (slot_is_record(current)) {
             struct record *other = slot_record(base, current);
@@ -165,16 +167,16 @@ unsigned art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t referenc
             } else {
                 node_fork(arena, slot, common, current, other->bytes, other->key_bytes, reference);
             }
-            return levels;
+            return NULL;
         }
         struct node *node = slot_node(base, current);
-        levels++;
         size_t depth = node->depth;
         size_t common = node_match(base, node, key, key_bytes, from);
+        way->levels++;
         if (common < depth) {
             /* The key of the sample goes on beyond `common`: all that node_fork looks at. */
             node_fork(arena, slot, common, current, record_at(base, node->sample)->bytes, depth, reference);
-            return levels;
+            return NULL;
         }
         if (key_bytes == depth) {
             slot = &node->term;
@@ -183,8 +185,7 @@ unsigned art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t referenc
         }
         _Atomic uint32_t *child = node_find(node, key[depth]);
         if (child == NULL) {
-            node_add(arena, slot, node, key[depth], reference | SLOT_RECORD);
-            return levels;
+            return node_add(arena, slot, node, key[depth], reference | SLOT_RECORD);
         }
         slot = child;
         from = depth + 1;

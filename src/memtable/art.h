@@ -28,38 +28,48 @@ static inline struct memtable *memtable_mutable(const struct memtable *table) {
     return (struct memtable *)(uintptr_t)table;
 }
 
-/* Links a record whose bytes are complete into the tree: a new key, the head of its chain, or, when the head has the
- * same sequence, in its place (M5). Returns how many nodes were on its way. */
-unsigned art_link(struct arena *arena, _Atomic uint32_t *root, uint32_t reference);
+/* Links a record whose bytes are complete into the tree, from where its key's way has come: a new key, the head of its
+ * chain, or, when the head has the same sequence, in its place (M5). Returns the node that a larger copy has replaced
+ * (N4), else NULL. */
+const void *art_link(struct arena *arena, struct memtable_way *way, uint32_t reference);
 
 /* The newest record of the key, or NULL. */
 struct record *art_find(uint8_t *base, _Atomic uint32_t *root, const uint8_t *key, size_t key_bytes);
 
 /* Walks a key's way one level down and asks for the memory of the next. Changes nothing but the way. Returns whether
- * it goes on. */
+ * it may go on: not when what is next is up to art_link. */
 static inline bool art_walk_ahead(uint8_t *base, struct memtable_way *way, const uint8_t *key, size_t key_bytes) {
-    uint32_t current = way->slot;
+    uint32_t current = atomic_load_explicit(way->place, memory_order_relaxed); /* own stores: the inserter alone */
     if (current == 0 || slot_is_record(current)) {
         return false;
     }
     struct node *node = slot_node(base, current);
     size_t depth = node->depth;
-    if (depth - way->from > TAIL_BYTES) { /* a path that is read from a record: see node_path */
+    if (UNLIKELY(depth - way->from > TAIL_BYTES && !way->asked)) { /* a path that is read from a record: node_path */
         __builtin_prefetch(record_at(base, node->sample)->bytes + way->from);
+        way->asked = true;
+        return true;
     }
-    _Atomic uint32_t *child = key_bytes > depth ? node_find(node, key[depth]) : NULL;
+    if (key_bytes <= depth || node_match(base, node, key, key_bytes, way->from) < depth) {
+        return false;
+    }
+    _Atomic uint32_t *child = node_find(node, key[depth]);
+    if (child == NULL) {
+        return false;
+    }
+    node_prefetch(base, atomic_load_explicit(child, memory_order_relaxed)); /* as above */
+    way->place = child;
+    way->holder = node;
     way->from = (uint32_t)depth + 1;
-    way->slot = child != NULL ? atomic_load_explicit(child, memory_order_relaxed) : 0; /* the inserter's own stores */
-    if (way->slot != 0) {
-        node_prefetch(base, way->slot);
-    }
-    return way->slot != 0;
+    way->levels++;
+    way->asked = false;
+    return true;
 }
 
 /* One level of an iterator's way: a node, and where in it the walk goes on. */
 struct art_frame {
     struct node *node;
-    uint64_t order;  /* NODE_4, NODE_16: child positions in byte order, a nibble each, at the moment of entering */
+    uint64_t order;  /* NODE_8, NODE_16: child positions in byte order, a nibble each, at the moment of entering */
     uint16_t count;  /* of them */
     int16_t ahead;   /* next place to visit: 0 the term, 4 and 16: 1 + rank, 48 and 256: 1 + byte; -1: none left */
 };

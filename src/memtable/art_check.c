@@ -20,7 +20,7 @@ static int node_byte_above(struct node *node, int byte) {
 
 /* N2, N3: as many distinct children as the node says, and none of them empty. */
 static void node_check(struct node *node) {
-    static const uint16_t room[] = {4, 16, 48, 256};
+    static const uint16_t room[] = {8, 16, 48, 256};
     ASSERT(node->type <= NODE_256);
     unsigned count = node_count(node);
     unsigned found = 0;

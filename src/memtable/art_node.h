@@ -4,17 +4,21 @@
  * A slot (the root, a child, a term) is a reference: 0 for none, with SLOT_RECORD set the newest record of a key,
  * otherwise a node. A node says at which position of the key it branches (`depth`); keys that end just there, being
  * prefixes of the others, hang in `term`. Bytes between the parent's branch and this one are common to the whole
- * subtree (path compression): the last 8 of them are in `tail`, longer ones are read from `sample`, any record below.
+ * subtree (path compression): the last 12 of them are in `tail`, longer ones are read from `sample`, any record below.
  * Because a node tells an absolute position, splitting its path puts a node above it and leaves it untouched.
  *
- *     type u8 | count u8 | depth u16 | term u32 | sample u32 | tail[8] |
- *        4:   keys, 4 bytes in a word       | child[4]        40 bytes
+ *     type u8 | count u8 | depth u16 | term u32 | sample u32 | tail[12] |
+ *        8:   keys, 8 bytes in a word       | child[8]        64 bytes
  *       16:   keys, 2 words of 8            | child[16]      104
  *       48:   index[256] in 32 words        | child[48]      472    index: 1 + position in child, 0 for none
  *      256:                                   child[256]    1048
  *
+ * Nodes begin at lines of the processor's cache. Those at the bottom, which are nearly all of them and hardly ever in
+ * the cache, have few children: the smallest type is one line whole, and of the next the first line is enough for the
+ * first six.
+ *
  *   N1  type, depth, sample and tail never change after the node was linked.
- *   N2  4 and 16: child i and its key byte are stored before `count` (release) exceeds i. 48: the child before its
+ *   N2  8 and 16: child i and its key byte are stored before `count` (release) exceeds i. 48: the child before its
  *       index byte (release). 256: the slot itself (release). A child's slot may later be swapped (release).
  *   N3  Each node has at least two of {term, children}; depth grows strictly downwards.
  *   N4  A full node is replaced by a copy of the next type; the old one stays as it was, for those who are in it.
@@ -29,9 +33,10 @@
 #include "memtable/record.h"
 
 #define SLOT_RECORD 0x80000000u
-#define TAIL_BYTES 8u
+#define TAIL_BYTES 12u
+#define NODE_LINE_BYTES 64u
 
-enum node_type { NODE_4, NODE_16, NODE_48, NODE_256 };
+enum node_type { NODE_8, NODE_16, NODE_48, NODE_256 };
 
 struct node {
     uint8_t type;          /* enum node_type */
@@ -39,13 +44,13 @@ struct node {
     uint16_t depth;
     _Atomic uint32_t term;
     uint32_t sample;
-    uint8_t tail[TAIL_BYTES]; /* path bytes [depth - 8, depth), as many of them as there were when it was made */
+    uint8_t tail[TAIL_BYTES]; /* path bytes [depth - 12, depth), as many of them as there were when it was made */
 };
 
-struct node4 {
+struct node8 {
     struct node header;
-    _Atomic uint32_t keys;
-    _Atomic uint32_t child[4];
+    _Atomic uint64_t keys;
+    _Atomic uint32_t child[8];
 };
 
 struct node16 {
@@ -65,13 +70,13 @@ struct node256 {
     _Atomic uint32_t child[256];
 };
 
-static_assert(sizeof(struct node) == 20, "the layout drawn above");
-static_assert(sizeof(struct node4) == 40 && sizeof(struct node16) == 104, "the layout drawn above");
-static_assert(sizeof(struct node48) == 472 && sizeof(struct node256) == 1044, "the layout drawn above");
+static_assert(sizeof(struct node) == 24, "the layout drawn above");
+static_assert(sizeof(struct node8) == 64 && sizeof(struct node16) == 104, "the layout drawn above");
+static_assert(sizeof(struct node48) == 472 && sizeof(struct node256) == 1048, "the layout drawn above");
 
-/* The most that one insert can allocate for nodes: a full NODE_48 grows (a split or a new branch takes a NODE_4). */
-#define NODE_GROWTH_BYTES_MAX 1048u
-static_assert(NODE_GROWTH_BYTES_MAX >= sizeof(struct node256) && NODE_GROWTH_BYTES_MAX % ARENA_UNIT_BYTES == 0,
+/* The most that one insert can allocate for nodes: a full NODE_48 grows (a split or a new branch takes a NODE_8). */
+#define NODE_GROWTH_BYTES_MAX 1088u
+static_assert(NODE_GROWTH_BYTES_MAX >= sizeof(struct node256) && NODE_GROWTH_BYTES_MAX % NODE_LINE_BYTES == 0,
               "an upper bound of arena bytes");
 
 static inline bool slot_is_record(uint32_t slot) {
@@ -96,20 +101,20 @@ static inline unsigned node_count(struct node *node) {
     return atomic_load_explicit(&node->count, memory_order_acquire);
 }
 
-/* Key byte i of a NODE_4 or NODE_16. Relaxed: ordered by the count that was loaded before. */
+/* Key byte i of a NODE_8 or NODE_16. Relaxed: ordered by the count that was loaded before. */
 static inline uint8_t node_key(struct node *node, unsigned i) {
-    if (node->type == NODE_4) {
-        return (uint8_t)(atomic_load_explicit(&((struct node4 *)node)->keys, memory_order_relaxed) >> (8 * i));
+    if (node->type == NODE_8) {
+        return (uint8_t)(atomic_load_explicit(&((struct node8 *)node)->keys, memory_order_relaxed) >> (8 * i));
     }
     struct node16 *node16 = (struct node16 *)node;
     return (uint8_t)(atomic_load_explicit(&node16->keys[i / 8], memory_order_relaxed) >> (8 * (i % 8)));
 }
 
-/* Children of a NODE_4, NODE_16 or NODE_48 in order of arrival; of a NODE_256 by byte. */
+/* Children of a NODE_8, NODE_16 or NODE_48 in order of arrival; of a NODE_256 by byte. */
 static inline _Atomic uint32_t *node_children(struct node *node) {
     switch ((enum node_type)node->type) {
-    case NODE_4:
-        return ((struct node4 *)node)->child;
+    case NODE_8:
+        return ((struct node8 *)node)->child;
     case NODE_16:
         return ((struct node16 *)node)->child;
     case NODE_48:
@@ -135,12 +140,12 @@ static inline uint64_t word_matches(uint64_t word, uint8_t byte) {
 /* The slot of the child for `byte`, or NULL. */
 static inline _Atomic uint32_t *node_find(struct node *node, uint8_t byte) {
     switch ((enum node_type)node->type) {
-    case NODE_4: {
-        struct node4 *node4 = (struct node4 *)node;
+    case NODE_8: {
+        struct node8 *node8 = (struct node8 *)node;
         unsigned count = node_count(node);
-        uint64_t match = word_matches(atomic_load_explicit(&node4->keys, memory_order_relaxed), byte) | (1ull << 63);
-        unsigned i = (unsigned)__builtin_ctzll(match) / 8;
-        return i < count ? &node4->child[i] : NULL;
+        uint64_t match = word_matches(atomic_load_explicit(&node8->keys, memory_order_relaxed), byte);
+        unsigned i = match != 0 ? (unsigned)__builtin_ctzll(match) / 8 : 8;
+        return i < count ? &node8->child[i] : NULL;
     }
     case NODE_16: {
         struct node16 *node16 = (struct node16 *)node;
@@ -179,11 +184,13 @@ static inline size_t node_match(uint8_t *base, struct node *node, const uint8_t 
     return from + key_common(node_path(base, node, from), limit - from, key + from, limit - from);
 }
 
-/* The first two lines of what is about to be read: most nodes and records reach into the second. */
+/* What is about to be read: the first line of a node, two of a record, whose key reaches into the second. */
 static inline void node_prefetch(uint8_t *base, uint32_t slot) {
     const uint8_t *p = arena_pointer(base, slot & ~SLOT_RECORD);
     __builtin_prefetch(p);
-    __builtin_prefetch(p + 64);
+    if (slot_is_record(slot)) {
+        __builtin_prefetch(p + 64);
+    }
 }
 
 #endif

@@ -5,7 +5,7 @@
  * its node that is to be visited, for the direction that the walk was begun in; turning round means seeking again,
  * which costs one descent and spares every frame the bookkeeping of both ways.
  *
- *     places of a NODE_4, NODE_16:     0 the term, then 1 + rank of the child's byte    (order: rank -> child)
+ *     places of a NODE_8, NODE_16:     0 the term, then 1 + rank of the child's byte    (order: rank -> child)
  *     places of a NODE_48, NODE_256:   0 the term, then 1 + the child's byte
  *
  * Children of small nodes lie in order of arrival. Entering one ranks them: a child's rank is the number of key bytes
@@ -21,7 +21,7 @@
 #define PLACE_NONE (-1)
 
 static bool node_is_small(const struct node *node) {
-    return node->type == NODE_4 || node->type == NODE_16;
+    return node->type == NODE_8 || node->type == NODE_16;
 }
 
 typedef uint8_t byte_lanes __attribute__((vector_size(16)));
@@ -29,8 +29,8 @@ typedef uint8_t byte_lanes __attribute__((vector_size(16)));
 /* The key bytes of a small node, one a lane. Relaxed: ordered by the count that was loaded before. */
 static byte_lanes small_keys(struct node *node) {
     uint64_t words[2] = {0};
-    if (node->type == NODE_4) {
-        words[0] = atomic_load_explicit(&((struct node4 *)node)->keys, memory_order_relaxed);
+    if (node->type == NODE_8) {
+        words[0] = atomic_load_explicit(&((struct node8 *)node)->keys, memory_order_relaxed);
     } else {
         words[0] = atomic_load_explicit(&((struct node16 *)node)->keys[0], memory_order_relaxed);
         words[1] = atomic_load_explicit(&((struct node16 *)node)->keys[1], memory_order_relaxed);
@@ -133,7 +133,7 @@ static uint32_t frame_slot(const struct art_frame *frame, int place) {
     }
     unsigned byte = (unsigned)place - 1;
     switch ((enum node_type)node->type) {
-    case NODE_4:
+    case NODE_8:
     case NODE_16:
         return slot_load(&node_children(node)[(frame->order >> (4 * byte)) & 15]);
     case NODE_48:

@@ -13,6 +13,7 @@
 
 #include "base/hash.h"
 #include "base/limits.h"
+#include "base/mutation.h"
 
 /* Below so few keys there is too little to overlap for a second walk to pay. */
 #define WARM_COUNT_MIN 4u
@@ -71,33 +72,54 @@ static void counter_add(_Atomic uint64_t *counter, uint64_t n) {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
-static void insert_one(struct memtable *table, const struct entry *entry, uint64_t hash) {
+/* Puts the way at the root. */
+static void way_reset(struct memtable_way *way, struct memtable *table) {
+    way->place = &table->root;
+    way->holder = NULL;
+    way->from = 0;
+    way->levels = 0;
+    way->asked = false;
+}
+
+/* Goes as far as the memory is likely to be in the processor's cache. */
+static void way_begin(struct memtable_way *way, struct memtable *table, const struct entry *entry) {
+    way->hash = hash_key(entry->key, entry->key_bytes);
+    __builtin_prefetch(arena_filter_line(table->arena, way->hash), 1);
+    way_reset(way, table);
+    for (unsigned level = COLD_LEVELS; level < table->levels; level++) {
+        (void)art_walk_ahead(table->base, way, entry->key, entry->key_bytes);
+    }
+}
+
+static void group_insert_one(struct memtable_group *group, size_t i) {
+    struct memtable *table = group->tables[i];
+    const struct entry *entry = &group->entries[i];
+    struct memtable_way *way = &group->ways[i];
     struct arena *arena = table->arena;
     ASSERT(entry->key_bytes <= LIMIT_KEY_BYTES && entry->version_bytes <= LIMIT_VERSION_BYTES);
     ASSERT(entry->kind == ENTRY_PUT || (entry->kind == ENTRY_DELETE && entry->value_bytes == 0));
     size_t used = arena_used(arena);
-    arena_filter_add(arena, hash);
-    table->levels = art_link(arena, &table->root, record_new(arena, entry));
+    for (size_t k = 0; k < group->replaced_count; k++) {
+        if (UNLIKELY(group->replaced[k] == way->holder) && !MUTATION(memtable_way)) { /* M6 */
+            way_reset(way, table);
+            break;
+        }
+    }
+    arena_filter_add(arena, way->hash);
+    const void *replaced = art_link(arena, way, record_new(arena, entry));
+    if (replaced != NULL) {
+        group->replaced[group->replaced_count++] = replaced;
+    }
+    table->levels = way->levels;
     counter_add(&table->records, 1);
     counter_add(&table->tombstones, entry->kind == ENTRY_DELETE);
     counter_add(&table->bytes, (uint64_t)entry->key_bytes + entry->value_bytes);
     DEBUG_ASSERT(arena_used(arena) - used <= memtable_entry_bytes_max(entry->key_bytes, entry->value_bytes)); /* M4 */
 }
 
-/* Goes as far as the memory is likely to be in the processor's cache. */
-static void way_begin(struct memtable_way *way, struct memtable *table, const struct entry *entry) {
-    way->hash = hash_key(entry->key, entry->key_bytes);
-    way->slot = atomic_load_explicit(&table->root, memory_order_relaxed); /* own stores, as below */
-    way->from = 0;
-    __builtin_prefetch(arena_filter_line(table->arena, way->hash), 1);
-    for (unsigned level = COLD_LEVELS; level < table->levels; level++) {
-        (void)art_walk_ahead(table->base, way, entry->key, entry->key_bytes);
-    }
-}
-
 void memtable_group_begin(struct memtable_group *group) {
     struct arena *arena = group->tables[0]->arena;
-    uint8_t *room = arena->base + atomic_load_explicit(&arena->record_end, memory_order_relaxed);
+    uint8_t *room = arena->base + atomic_load_explicit(&arena->record_end, memory_order_relaxed); /* own stores */
     ASSERT(group->count > 0 && group->count <= MEMTABLE_GROUP);
     __builtin_prefetch(room, 1);
     __builtin_prefetch(room + 64, 1);
@@ -107,6 +129,7 @@ void memtable_group_begin(struct memtable_group *group) {
         way_begin(&group->ways[i], group->tables[i], &group->entries[i]);
     }
     group->moving = true;
+    group->replaced_count = 0;
 }
 
 void memtable_group_step(struct memtable_group *group) {
@@ -124,7 +147,7 @@ void memtable_group_insert(struct memtable_group *group) {
         memtable_group_step(group);
     }
     for (size_t i = 0; i < group->count; i++) {
-        insert_one(group->tables[i], &group->entries[i], group->ways[i].hash);
+        group_insert_one(group, i);
     }
 }
 

@@ -11,6 +11,8 @@
  *       may see, and records above it are skipped.
  *   M4  memtable_insert cannot fail: the caller has reserved arena_available >= the sum of memtable_entry_bytes_max.
  *   M5  Within one commit (equal sequences) a later insert of a key replaces the earlier.
+ *   M6  An insert goes on from where its key's way has come only in a node that is in the tree: a way that stands in
+ *       one that the inserts of its group have replaced begins again.
  */
 #ifndef PLEAT_MEMTABLE_MEMTABLE_H
 #define PLEAT_MEMTABLE_MEMTABLE_H
@@ -62,11 +64,14 @@ size_t memtable_entry_bytes_max(size_t key_bytes, size_t value_bytes);
  * attributes are copied. Warms 16 at a time with interleaved prefetches. Infallible (M4). Owner: the inserter. */
 void memtable_insert(struct memtable *const *tables, const struct entry *entries, size_t count);
 
-/* A key's way down the tree, walked ahead of its insert. */
+/* How far a key's way down the tree was walked ahead of its insert. */
 struct memtable_way {
-    uint64_t hash; /* hash_key of the key */
-    uint32_t slot; /* what comes next; 0 or a record at the end */
-    uint32_t from; /* position in the key behind the last branch */
+    uint64_t hash;           /* hash_key of the key */
+    _Atomic uint32_t *place; /* the slot that it goes on from */
+    const void *holder;      /* the node that the slot is in, NULL for the root */
+    uint32_t from;           /* position in the key behind the last branch */
+    uint16_t levels;         /* nodes passed */
+    bool asked;              /* for the record that the path of the next node is in */
 };
 
 #define MEMTABLE_GROUP 16u
@@ -78,12 +83,14 @@ struct memtable_group {
     struct memtable *tables[MEMTABLE_GROUP];
     struct entry entries[MEMTABLE_GROUP];
     /* owned by the memtable from memtable_group_begin on */
-    struct memtable_way ways[MEMTABLE_GROUP];
     bool moving;
+    struct memtable_way ways[MEMTABLE_GROUP];
+    const void *replaced[MEMTABLE_GROUP]; /* nodes, by the group's own inserts: ways that stand in them begin again */
+    size_t replaced_count;
 };
 /* Sets out, and goes down as far as the memory is likely to be in the processor's cache. Changes nothing. */
 void memtable_group_begin(struct memtable_group *group);
-/* One level further down. Changes nothing; may be called any number of times. */
+/* One level further down. Changes nothing; may be called any number of times. Nothing else is inserted meanwhile. */
 void memtable_group_step(struct memtable_group *group);
 /* memtable_insert of the group. Owner: the inserter. */
 void memtable_group_insert(struct memtable_group *group);
