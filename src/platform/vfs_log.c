@@ -23,6 +23,8 @@
  *   L5  Before a sync the process lets go of the whole pages in its range: their bytes are the file's, and nothing is
  *       stored to them any more. A page that is mapped when it is written back is write-protected first, and the kernel
  *       then interrupts every processor that runs a thread of this process: 8 us a page, of both threads.
+ *   L6  A fault brings one page, not what the system reads ahead of files, which is 8 MiB at times: a commit that meets
+ *       a page that is not ready pays for that page. Reading ahead is log_prepare's.
  */
 #include "platform/vfs_posix.h"
 
@@ -48,6 +50,7 @@
 enum {
     LOG_RESERVE_STEP_MIN = 1 << 20,
     LOG_LET_GO_PAGES_MIN = 4, /* below so few, a call more costs what it saves */
+    LOG_PREPARE_STEP = 128 << 10, /* what any system is willing to read ahead at once */
 };
 
 struct posix_log {
@@ -107,6 +110,7 @@ static int log_attach(struct posix_log *log, uint64_t bytes, bool by_write, stru
     if (!by_write && reserved && log_may_map(log->fd)) {
         void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, log->fd, 0);
         if (base != MAP_FAILED) {
+            (void)madvise(base, (size_t)bytes, MADV_RANDOM); /* L6 */
             log->log.base = base;
             log->mapped = true;
             return 0;
@@ -218,6 +222,16 @@ void posix_log_note(struct vfs_log *vfs_log, uint64_t offset, size_t n) {
     }
 }
 
+static void log_populate(struct posix_log *log, uint64_t from, uint64_t end) {
+    for (uint64_t at = from; at < end; at += LOG_PREPARE_STEP) {
+        uint64_t n = end - at < LOG_PREPARE_STEP ? end - at : LOG_PREPARE_STEP;
+        if (log->mapped) { /* L6: all of them at once, where each fault would be for one */
+            (void)posix_fadvise(log->fd, (off_t)at, (off_t)n, POSIX_FADV_WILLNEED);
+        }
+        (void)madvise(log->log.base + at, (size_t)n, MADV_POPULATE_WRITE);
+    }
+}
+
 void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
     struct posix_log *log = posix_log_of(vfs_log);
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -229,7 +243,7 @@ void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
     while (from < end) {
         if (atomic_compare_exchange_weak_explicit(&log->prepared, &from, end, memory_order_relaxed,
                                                   memory_order_relaxed)) {
-            (void)madvise(vfs_log->base + from, (size_t)(end - from), MADV_POPULATE_WRITE);
+            log_populate(log, from, end);
             break;
         }
     }
