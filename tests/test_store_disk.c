@@ -337,3 +337,36 @@ Test(store_disk, an_open_whose_sync_of_the_directory_fails_says_so_and_loses_not
     cr_assert_null(db);
     expect_in_every_model(2);
 }
+
+/* A clock on which each sleep takes 3 ms: processors that are busy with something else. */
+static uint64_t busy_now_ns(const struct vfs *vfs) {
+    static uint64_t now_ns;
+    (void)vfs;
+    return now_ns += 3000000;
+}
+
+static uint64_t delayed_ns(unsigned commits) {
+    uint64_t before = atomic_load(&db->counters.delayed_ns);
+    for (unsigned i = 0; i < commits; i++) {
+        cr_assert_eq(flow_wait(db, &err), 0);
+    }
+    return atomic_load(&db->counters.delayed_ns) - before;
+}
+
+Test(store_disk, commits_are_held_back_as_long_as_they_owe_however_long_a_sleep_takes) {
+    open_store();
+    const struct vfs *vfs = db->vfs;
+    watched = *vfs;
+    watched.now_ns = busy_now_ns;
+    db->vfs = &watched;
+    db->options.background = PLEAT_BACKGROUND_THREADS; /* in steps nobody is held back */
+    atomic_store(&db->pressure, 512);
+    uint64_t delayed = delayed_ns(100);
+    cr_assert(delayed >= 22000000 && delayed <= 28000000, "100 commits of a quarter of a ms: %llu ns",
+              (unsigned long long)delayed);
+    atomic_store(&db->pressure, 1024);
+    cr_assert_geq(delayed_ns(3), 9000000, "credit lets a commit pass the bound of level 0");
+    atomic_store(&db->pressure, 0);
+    db->options.background = PLEAT_BACKGROUND_STEPS;
+    db->vfs = vfs;
+}

@@ -193,7 +193,7 @@ struct pleat_db {
     struct mutex names_mu;         /* held during a sync of the directory */
     _Atomic uint64_t outstanding_snapshots, outstanding_iterators, outstanding_values;
     _Atomic uint64_t pressure;     /* 0 .. 1,024: see flow.c */
-    _Atomic uint64_t owed_ns;      /* delays too short to sleep */
+    _Atomic int64_t owed_ns;       /* delays too short to sleep; below zero: slept ahead */
     struct thread log_thread;
     bool log_thread_runs;
     struct db_counters counters;
