@@ -96,7 +96,7 @@ Test(merge, bounds_of_the_sources_are_bounds_of_the_merge) {
     struct random random = random_begin("merge/bounds");
     for (int round = 0; round < 300; round++) {
         struct world world;
-        world_init(&world, &random, 2 + (unsigned)random_below(&random, 6));
+        world_init(&world, &random, 2 + (unsigned)random_below(&random, RUNS_MAX - 1));
         size_t low = random_below(&random, world.keys_count), high = random_below(&random, world.keys_count + 1);
         struct source *sources[RUNS_MAX];
         for (unsigned run = 0; run < world.runs; run++) {
@@ -180,7 +180,7 @@ Test(merge, resume_goes_on_behind_what_the_winner_skipped) {
     uint64_t skipped = 0;
     for (int round = 0; round < 400; round++) {
         struct world world;
-        world_init(&world, &random, 1 + (unsigned)random_below(&random, 7));
+        world_init(&world, &random, 1 + (unsigned)random_below(&random, random_below(&random, 2) ? 7 : RUNS_MAX));
         struct source *merge = world_merge(&world, &mem_system);
         size_t at = 0, hidden = 0, shown = 0, total = 0;
         for (unsigned run = 0; run < world.runs; run++) {
@@ -227,7 +227,7 @@ Test(merge, an_error_of_any_source_comes_out_and_seeking_works_again) {
     struct random random = random_begin("merge/errors");
     for (int round = 0; round < 300; round++) {
         struct world world;
-        world_init(&world, &random, 2 + (unsigned)random_below(&random, 5));
+        world_init(&world, &random, 2 + (unsigned)random_below(&random, random_below(&random, 2) ? 5 : RUNS_MAX - 1));
         struct source *sources[RUNS_MAX];
         for (unsigned run = 0; run < world.runs; run++) {
             sources[run] = array_source_new(world.rows[run], 0, world.row_counts[run]);
@@ -261,14 +261,14 @@ Test(merge, an_error_of_any_source_comes_out_and_seeking_works_again) {
 
 Test(merge, without_memory_the_sources_are_freed_and_nothing_leaks) {
     static const uint8_t long_key[400] = {1};
-    for (unsigned runs = 0; runs <= 4; runs++) {
+    for (unsigned runs = 0; runs <= RUNS_MAX; runs += runs < 4 ? 1 : RUNS_MAX - 4) {
         for (uint64_t n = 1; n <= 3; n++) {
             struct failmem fail;
             failmem_init(&fail);
             fail.fail_at = n;
-            struct row rows[4];
-            struct source *sources[4];
-            bool is_freed[4] = {false};
+            struct row rows[RUNS_MAX];
+            struct source *sources[RUNS_MAX];
+            bool is_freed[RUNS_MAX] = {false};
             for (unsigned i = 0; i < runs; i++) {
                 rows[i] = (struct row){long_key, 300 + i, i};
                 sources[i] = array_source_new(&rows[i], 0, 1);
@@ -302,7 +302,7 @@ Test(merge, without_memory_the_sources_are_freed_and_nothing_leaks) {
 /* Offset-value codes settle nearly every match by an integer: the matches that look at keys stay below the bytes that
  * tell the keys apart, far below the log2(k) matches an entry that a heap would pay. */
 Test(merge, codes_settle_most_matches) {
-    enum { RUNS = 16, ENTRIES = 20000 };
+    enum { RUNS = 24, ENTRIES = 20000 };
     struct random random = random_begin("merge/codes");
     uint8_t *keys = malloc((size_t)ENTRIES * 25);
     struct row *rows[RUNS];

@@ -1,16 +1,15 @@
 /*
  * merge.c - see merge.h.
  *
- * Three shapes of one thing, chosen by the number of sources: none (an empty source), two (a direct comparison with the
- * runner-up), more (loser_tree.h). One source needs no merge and is returned as it is.
+ * Three shapes of one thing, chosen by the number of sources: none (an empty source), a few (merge_few.c), more
+ * (loser_tree.h). One source needs no merge and is returned as it is.
  *
  * The current entry is the winner's own, pointers and all. Sources lend their bytes until their next call, so whatever
  * else holds the same key (a hidden, older entry) is moved on only when the merge itself is moved on:
  *
  *     next:  move the winner -> find the next winner -> while it equals the key shown last: count it, move it, again
  *
- * In the pair the comparison that chose the winner says whether the other one holds the same key; in the tree a hidden
- * entry is a leg whose code is 0 (O1). The order of what is hidden therefore costs nothing in the usual case.
+ * Among a few the heads that tie say which they are (H3); in the tree a hidden entry is a leg whose code is 0 (O1).
  */
 #include "compaction/merge.h"
 
@@ -18,49 +17,15 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "compaction/loser_tree.h"
+#include "compaction/merge_internal.h"
 
-enum motion {
-    MOTION_FIRST,
-    MOTION_LAST,
-    MOTION_SEEK,
-    MOTION_SEEK_BEFORE,
-};
-
-struct merge {
-    struct source source; /* first: the merge is a source */
-    const struct mem *mem;
-    struct source **sources; /* newest first; owned */
-    size_t count;
-    uint64_t hidden;
-    bool is_backward;
-    /* the pair */
-    bool is_live[2];
-    bool is_tie;     /* both stand on the key shown */
-    unsigned leader; /* which of the two is shown */
-    /* more than two */
+/* More sources than merge_few.c takes. */
+struct wide {
+    struct merge merge; /* first */
     struct loser_tree tree;
 };
 
-static int merge_fail(struct merge *merge, struct source *from, int rc) {
-    merge->source.error = from->error;
-    return rc;
-}
-
-static int source_move(struct source *source, enum motion motion, const uint8_t *key, size_t key_bytes) {
-    switch (motion) {
-    case MOTION_FIRST:
-        return source->ops->first(source);
-    case MOTION_LAST:
-        return source->ops->last(source);
-    case MOTION_SEEK:
-        return source->ops->seek(source, key, key_bytes);
-    case MOTION_SEEK_BEFORE:
-        break;
-    }
-    return source->ops->seek_before(source, key, key_bytes);
-}
-
-static void merge_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
+void merge_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct merge *merge = (struct merge *)source;
     for (size_t i = 0; i < merge->count; i++) {
         if (merge->sources[i]->ops->prepare != NULL) {
@@ -69,15 +34,10 @@ static void merge_prepare(struct source *source, const uint8_t *key, size_t key_
     }
 }
 
-static void merge_free(struct source *source) {
-    struct merge *merge = (struct merge *)source;
+void merge_free_sources(struct merge *merge) {
     for (size_t i = 0; i < merge->count; i++) {
         source_free(merge->sources[i]);
     }
-    if (merge->count > 2) {
-        loser_tree_fini(&merge->tree);
-    }
-    mem_free(merge->mem, merge);
 }
 
 /* ---- nothing ---------------------------------------------------------------------------------------------------- */
@@ -94,6 +54,11 @@ static int empty_seek(struct source *source, const uint8_t *key, size_t key_byte
     return PLEAT_END;
 }
 
+static void empty_free(struct source *source) {
+    struct merge *merge = (struct merge *)source;
+    mem_free(merge->mem, merge);
+}
+
 static const struct source_ops empty_ops = {
     .first = empty_end,
     .last = empty_end,
@@ -102,155 +67,24 @@ static const struct source_ops empty_ops = {
     .next = empty_end,
     .prev = empty_end,
     .prepare = NULL,
-    .free = merge_free,
+    .free = empty_free,
 };
 
-/* ---- two -------------------------------------------------------------------------------------------------------- */
+/* ---- more than a few -------------------------------------------------------------------------------------------- */
 
-/* Chooses between the two and shows the winner (G1). */
-static inline int pair_show(struct merge *merge) {
-    merge->is_tie = false;
-    if (LIKELY(merge->is_live[0] && merge->is_live[1])) {
-        const struct entry *a = &merge->sources[0]->entry;
-        const struct entry *b = &merge->sources[1]->entry;
-        int order = key_compare(a->key, a->key_bytes, b->key, b->key_bytes);
-        merge->is_tie = order == 0;
-        merge->leader = order == 0 ? 0 : (order > 0) != merge->is_backward;
-    } else if (merge->is_live[0] || merge->is_live[1]) {
-        merge->leader = merge->is_live[0] ? 0 : 1;
-    } else {
-        return PLEAT_END;
-    }
-    merge->source.entry = merge->sources[merge->leader]->entry;
-    return 0;
+static struct wide *wide_of(struct source *source) {
+    return (struct wide *)(void *)source; /* the merge's source is the first member of both */
 }
-
-static int pair_position(struct merge *merge, enum motion motion, const uint8_t *key, size_t key_bytes) {
-    merge->is_backward = motion == MOTION_LAST || motion == MOTION_SEEK_BEFORE;
-    for (unsigned i = 0; i < 2; i++) {
-        int rc = source_move(merge->sources[i], motion, key, key_bytes);
-        if (rc < 0) {
-            return merge_fail(merge, merge->sources[i], rc);
-        }
-        merge->is_live[i] = rc == 0;
-    }
-    return pair_show(merge);
-}
-
-static int pair_first(struct source *source) {
-    return pair_position((struct merge *)source, MOTION_FIRST, NULL, 0);
-}
-
-static int pair_last(struct source *source) {
-    return pair_position((struct merge *)source, MOTION_LAST, NULL, 0);
-}
-
-static int pair_seek(struct source *source, const uint8_t *key, size_t key_bytes) {
-    merge_prepare(source, key, key_bytes);
-    return pair_position((struct merge *)source, MOTION_SEEK, key, key_bytes);
-}
-
-static int pair_seek_before(struct source *source, const uint8_t *key, size_t key_bytes) {
-    merge_prepare(source, key, key_bytes);
-    return pair_position((struct merge *)source, MOTION_SEEK_BEFORE, key, key_bytes);
-}
-
-static inline int pair_advance(struct merge *merge, unsigned index) {
-    struct source *source = merge->sources[index];
-    int rc = merge->is_backward ? source->ops->prev(source) : source->ops->next(source);
-    if (UNLIKELY(rc < 0)) {
-        return merge_fail(merge, source, rc);
-    }
-    merge->is_live[index] = rc == 0;
-    return 0;
-}
-
-/* Puts the other source behind the current key in the new direction; the winner still stands on it (G2). */
-static int pair_turn(struct merge *merge, bool is_backward) {
-    unsigned index = 1 - merge->leader;
-    struct source *other = merge->sources[index];
-    const struct entry *entry = &merge->source.entry;
-    enum motion motion = is_backward ? MOTION_SEEK_BEFORE : MOTION_SEEK;
-    int rc = source_move(other, motion, entry->key, entry->key_bytes);
-    if (rc < 0) {
-        return merge_fail(merge, other, rc);
-    }
-    merge->is_backward = is_backward;
-    merge->is_live[index] = rc == 0;
-    merge->is_tie = rc == 0 && key_compare(other->entry.key, other->entry.key_bytes, entry->key, entry->key_bytes) == 0;
-    return 0;
-}
-
-static inline int pair_step(struct merge *merge) {
-    if (UNLIKELY(merge->is_tie)) {
-        merge->hidden++;
-        int rc = pair_advance(merge, 1 - merge->leader);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    int rc = pair_advance(merge, merge->leader);
-    return UNLIKELY(rc < 0) ? rc : pair_show(merge);
-}
-
-static int pair_next(struct source *source) {
-    struct merge *merge = (struct merge *)source;
-    if (UNLIKELY(merge->is_backward)) {
-        int rc = pair_turn(merge, false);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    return pair_step(merge);
-}
-
-static int pair_prev(struct source *source) {
-    struct merge *merge = (struct merge *)source;
-    if (UNLIKELY(!merge->is_backward)) {
-        int rc = pair_turn(merge, true);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    return pair_step(merge);
-}
-
-static int pair_resume(struct merge *merge, int rc) {
-    if (rc < 0) {
-        return merge_fail(merge, merge->sources[merge->leader], rc);
-    }
-    merge->is_live[merge->leader] = rc == 0;
-    if (merge->is_tie) {
-        merge->hidden++;
-        int moved = pair_advance(merge, 1 - merge->leader);
-        if (moved < 0) {
-            return moved;
-        }
-    }
-    return pair_show(merge);
-}
-
-static const struct source_ops pair_ops = {
-    .first = pair_first,
-    .last = pair_last,
-    .seek = pair_seek,
-    .seek_before = pair_seek_before,
-    .next = pair_next,
-    .prev = pair_prev,
-    .prepare = merge_prepare,
-    .free = merge_free,
-};
-
-/* ---- more ------------------------------------------------------------------------------------------------------- */
 
 /* Passes over what equals the last key shown, makes the winner the base and shows it. */
-static inline int tree_show(struct merge *merge) {
-    struct loser_tree *tree = &merge->tree;
+static inline int wide_show(struct wide *wide) {
+    struct loser_tree *tree = &wide->tree;
+    struct merge *merge = &wide->merge;
     while (UNLIKELY(loser_tree_winner_code(tree) == 0)) {
         uint32_t leg = loser_tree_winner(tree);
         struct source *hidden = merge->sources[leg];
         merge->hidden++;
-        int rc = merge->is_backward ? hidden->ops->prev(hidden) : hidden->ops->next(hidden);
+        int rc = source_step(hidden, merge->is_backward);
         if (rc < 0) {
             return merge_fail(merge, hidden, rc);
         }
@@ -268,101 +102,122 @@ static inline int tree_show(struct merge *merge) {
     return 0;
 }
 
-static int tree_position(struct merge *merge, enum motion motion, const uint8_t *key, size_t key_bytes) {
+static int wide_position(struct source *source, enum motion motion, const uint8_t *key, size_t key_bytes) {
+    struct wide *wide = wide_of(source);
+    struct merge *merge = &wide->merge;
     merge->is_backward = motion == MOTION_LAST || motion == MOTION_SEEK_BEFORE;
-    loser_tree_reset(&merge->tree, merge->is_backward);
+    loser_tree_reset(&wide->tree, merge->is_backward);
     for (size_t i = 0; i < merge->count; i++) {
         int rc = source_move(merge->sources[i], motion, key, key_bytes);
         if (rc < 0) {
             return merge_fail(merge, merge->sources[i], rc);
         }
-        loser_tree_set(&merge->tree, (uint32_t)i, rc == 0 ? &merge->sources[i]->entry : NULL);
+        loser_tree_set(&wide->tree, (uint32_t)i, rc == 0 ? &merge->sources[i]->entry : NULL);
     }
-    loser_tree_build(&merge->tree);
-    return tree_show(merge);
+    loser_tree_build(&wide->tree);
+    return wide_show(wide);
 }
 
-static int tree_first(struct source *source) {
-    return tree_position((struct merge *)source, MOTION_FIRST, NULL, 0);
+static int wide_first(struct source *source) {
+    return wide_position(source, MOTION_FIRST, NULL, 0);
 }
 
-static int tree_last(struct source *source) {
-    return tree_position((struct merge *)source, MOTION_LAST, NULL, 0);
+static int wide_last(struct source *source) {
+    return wide_position(source, MOTION_LAST, NULL, 0);
 }
 
-static int tree_seek(struct source *source, const uint8_t *key, size_t key_bytes) {
+static int wide_seek(struct source *source, const uint8_t *key, size_t key_bytes) {
     merge_prepare(source, key, key_bytes);
-    return tree_position((struct merge *)source, MOTION_SEEK, key, key_bytes);
+    return wide_position(source, MOTION_SEEK, key, key_bytes);
 }
 
-static int tree_seek_before(struct source *source, const uint8_t *key, size_t key_bytes) {
+static int wide_seek_before(struct source *source, const uint8_t *key, size_t key_bytes) {
     merge_prepare(source, key, key_bytes);
-    return tree_position((struct merge *)source, MOTION_SEEK_BEFORE, key, key_bytes);
+    return wide_position(source, MOTION_SEEK_BEFORE, key, key_bytes);
 }
 
 /* What the move of the winner returned becomes the tree's next state. */
-static inline int tree_resume(struct merge *merge, int rc) {
-    struct source *winner = merge->sources[loser_tree_winner(&merge->tree)];
+static inline int wide_resume(struct wide *wide, int rc) {
+    struct source *winner = wide->merge.sources[loser_tree_winner(&wide->tree)];
     if (UNLIKELY(rc < 0)) {
-        return merge_fail(merge, winner, rc);
+        return merge_fail(&wide->merge, winner, rc);
     }
-    loser_tree_set(&merge->tree, loser_tree_winner(&merge->tree), rc == 0 ? &winner->entry : NULL);
-    loser_tree_replay(&merge->tree);
-    return tree_show(merge);
+    loser_tree_set(&wide->tree, loser_tree_winner(&wide->tree), rc == 0 ? &winner->entry : NULL);
+    loser_tree_replay(&wide->tree);
+    return wide_show(wide);
 }
 
 /* Every other source goes around the current key, which is the tree's base and stays it; the winner steps (G2). */
-static int tree_turn(struct merge *merge, bool is_backward) {
-    struct loser_tree *tree = &merge->tree;
+static int wide_turn(struct wide *wide, bool is_backward) {
+    struct loser_tree *tree = &wide->tree;
+    struct merge *merge = &wide->merge;
     uint32_t leader = loser_tree_winner(tree);
     enum motion motion = is_backward ? MOTION_SEEK_BEFORE : MOTION_SEEK;
     merge->is_backward = is_backward;
     loser_tree_turn(tree, is_backward);
     for (size_t i = 0; i < merge->count; i++) {
         struct source *source = merge->sources[i];
-        int rc;
-        if (i != leader) {
-            rc = source_move(source, motion, tree->base, tree->base_bytes);
-        } else {
-            rc = is_backward ? source->ops->prev(source) : source->ops->next(source);
-        }
+        int rc = i != leader ? source_move(source, motion, tree->base, tree->base_bytes)
+                             : source_step(source, is_backward);
         if (rc < 0) {
             return merge_fail(merge, source, rc);
         }
         loser_tree_set(tree, (uint32_t)i, rc == 0 ? &source->entry : NULL);
     }
     loser_tree_build(tree);
-    return tree_show(merge);
+    return wide_show(wide);
 }
 
-static int tree_next(struct source *source) {
-    struct merge *merge = (struct merge *)source;
-    if (UNLIKELY(merge->is_backward)) {
-        return tree_turn(merge, false);
+static inline int wide_step(struct source *source, bool is_backward) {
+    struct wide *wide = wide_of(source);
+    if (UNLIKELY(wide->merge.is_backward != is_backward)) {
+        return wide_turn(wide, is_backward);
     }
-    struct source *winner = merge->sources[loser_tree_winner(&merge->tree)];
-    return tree_resume(merge, winner->ops->next(winner));
+    struct source *winner = wide->merge.sources[loser_tree_winner(&wide->tree)];
+    return wide_resume(wide, source_step(winner, is_backward));
 }
 
-static int tree_prev(struct source *source) {
-    struct merge *merge = (struct merge *)source;
-    if (UNLIKELY(!merge->is_backward)) {
-        return tree_turn(merge, true);
-    }
-    struct source *winner = merge->sources[loser_tree_winner(&merge->tree)];
-    return tree_resume(merge, winner->ops->prev(winner));
+static int wide_next(struct source *source) {
+    return wide_step(source, false);
 }
 
-static const struct source_ops tree_ops = {
-    .first = tree_first,
-    .last = tree_last,
-    .seek = tree_seek,
-    .seek_before = tree_seek_before,
-    .next = tree_next,
-    .prev = tree_prev,
+static int wide_prev(struct source *source) {
+    return wide_step(source, true);
+}
+
+static void wide_free(struct source *source) {
+    struct wide *wide = wide_of(source);
+    merge_free_sources(&wide->merge);
+    loser_tree_fini(&wide->tree);
+    mem_free(wide->merge.mem, wide);
+}
+
+static const struct source_ops wide_ops = {
+    .first = wide_first,
+    .last = wide_last,
+    .seek = wide_seek,
+    .seek_before = wide_seek_before,
+    .next = wide_next,
+    .prev = wide_prev,
     .prepare = merge_prepare,
-    .free = merge_free,
+    .free = wide_free,
 };
+
+/* How many bytes it takes: legs, nodes and the list of sources lie behind it. */
+static size_t wide_bytes(size_t count) {
+    return sizeof(struct wide) +
+           count * (sizeof(struct source *) + sizeof(struct loser_leg) + sizeof(struct loser_node));
+}
+
+static void wide_init(struct merge *merge, struct source *const *sources) {
+    struct wide *wide = (struct wide *)merge;
+    struct loser_leg *legs = (struct loser_leg *)(wide + 1);
+    struct loser_node *nodes = (struct loser_node *)(legs + merge->count);
+    merge->source.ops = &wide_ops;
+    merge->sources = (struct source **)(nodes + merge->count);
+    memcpy(merge->sources, sources, merge->count * sizeof(struct source *));
+    loser_tree_init(&wide->tree, merge->mem, legs, nodes, (uint32_t)merge->count);
+}
 
 /* ---- making ----------------------------------------------------------------------------------------------------- */
 
@@ -373,10 +228,8 @@ int merge_source_new(const struct mem *mem, struct source **sources, size_t coun
         return 0;
     }
     ASSERT(count <= UINT32_MAX / 2);
-    size_t legs = count > 2 ? count : 0;
     /* One block for all: merges are made for every short read over several runs. */
-    size_t bytes = sizeof(struct merge) + count * sizeof(struct source *) + legs * sizeof(struct loser_leg) +
-                   legs * sizeof(struct loser_node);
+    size_t bytes = count == 0 ? sizeof(struct merge) : count <= MERGE_FEW_MAX ? merge_few_bytes() : wide_bytes(count);
     struct merge *merge = mem_alloc(mem, bytes);
     if (merge == NULL) {
         for (size_t i = 0; i < count; i++) {
@@ -384,18 +237,12 @@ int merge_source_new(const struct mem *mem, struct source **sources, size_t coun
         }
         return error_no_memory(err, "a merge", bytes);
     }
-    memset(merge, 0, offsetof(struct merge, tree));
-    merge->mem = mem;
-    merge->count = count;
-    merge->sources = (struct source **)(merge + 1);
-    if (count > 0) {
-        memcpy(merge->sources, sources, count * sizeof(struct source *));
+    *merge = (struct merge){.source.ops = &empty_ops, .mem = mem, .count = count};
+    if (count > MERGE_FEW_MAX) {
+        wide_init(merge, sources);
+    } else if (count > 0) {
+        merge_few_init(merge, sources);
     }
-    if (count > 2) {
-        struct loser_leg *leg = (struct loser_leg *)(merge->sources + count);
-        loser_tree_init(&merge->tree, mem, leg, (struct loser_node *)(leg + count), (uint32_t)count);
-    }
-    merge->source.ops = count > 2 ? &tree_ops : count == 2 ? &pair_ops : &empty_ops;
     *ret_source = &merge->source;
     return 0;
 }
@@ -403,28 +250,27 @@ int merge_source_new(const struct mem *mem, struct source **sources, size_t coun
 /* ---- for compaction --------------------------------------------------------------------------------------------- */
 
 struct source *merge_source_winner(struct source *source) {
-    struct merge *merge = (struct merge *)source;
-    if (source->ops == &tree_ops) {
-        return merge->sources[loser_tree_winner(&merge->tree)];
+    if (merge_few_is(source)) {
+        return merge_few_winner((struct merge *)source);
     }
-    return source->ops == &pair_ops ? merge->sources[merge->leader] : source;
+    if (source->ops == &wide_ops) {
+        return wide_of(source)->merge.sources[loser_tree_winner(&wide_of(source)->tree)];
+    }
+    return source;
 }
 
 bool merge_source_others_beyond(struct source *source, const uint8_t *key, size_t key_bytes) {
-    struct merge *merge = (struct merge *)source;
-    if (source->ops == &pair_ops) {
-        unsigned index = 1 - merge->leader;
-        const struct entry *entry = &merge->sources[index]->entry;
-        ASSERT(!merge->is_backward);
-        return !merge->is_live[index] || key_compare(entry->key, entry->key_bytes, key, key_bytes) > 0;
+    if (merge_few_is(source)) {
+        return merge_few_others_beyond((struct merge *)source, key, key_bytes);
     }
-    if (source->ops != &tree_ops) {
+    if (source->ops != &wide_ops) {
         return true;
     }
-    ASSERT(!merge->is_backward);
-    for (uint32_t i = 0; i < merge->tree.count; i++) {
-        const struct loser_leg *leg = &merge->tree.legs[i];
-        if (i != loser_tree_winner(&merge->tree) && leg->code != LOSER_TREE_END &&
+    const struct loser_tree *tree = &wide_of(source)->tree;
+    ASSERT(!wide_of(source)->merge.is_backward);
+    for (uint32_t i = 0; i < tree->count; i++) {
+        const struct loser_leg *leg = &tree->legs[i];
+        if (i != loser_tree_winner(tree) && leg->code != LOSER_TREE_END &&
             key_compare(leg->key, leg->key_bytes, key, key_bytes) <= 0) {
             return false;
         }
@@ -433,23 +279,21 @@ bool merge_source_others_beyond(struct source *source, const uint8_t *key, size_
 }
 
 int merge_source_resume(struct source *source, int rc) {
-    struct merge *merge = (struct merge *)source;
-    if (source->ops == &tree_ops) {
-        ASSERT(!merge->is_backward);
-        return tree_resume(merge, rc);
+    if (merge_few_is(source)) {
+        return merge_few_resume((struct merge *)source, rc);
     }
-    if (source->ops == &pair_ops) {
-        ASSERT(!merge->is_backward);
-        return pair_resume(merge, rc);
+    if (source->ops == &wide_ops) {
+        ASSERT(!wide_of(source)->merge.is_backward);
+        return wide_resume(wide_of(source), rc);
     }
     return rc;
 }
 
 uint64_t merge_source_hidden(const struct source *source) {
-    bool is_merge = source->ops == &tree_ops || source->ops == &pair_ops;
+    bool is_merge = merge_few_is(source) || source->ops == &wide_ops;
     return is_merge ? ((const struct merge *)(const void *)source)->hidden : 0;
 }
 
 uint64_t merge_source_comparisons(const struct source *source) {
-    return source->ops == &tree_ops ? ((const struct merge *)(const void *)source)->tree.deep : 0;
+    return source->ops == &wide_ops ? ((const struct wide *)(const void *)source)->tree.deep : 0;
 }

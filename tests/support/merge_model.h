@@ -149,7 +149,7 @@ static inline struct source *array_source_new(const struct row *rows, size_t beg
 /* ---- a universe of keys, runs over it, and what their merge must be ---------------------------------------------- */
 
 #define UNIVERSE 160
-#define RUNS_MAX 17
+#define RUNS_MAX 20
 
 struct world {
     uint8_t *keys[UNIVERSE];
@@ -167,7 +167,8 @@ static inline int world_compare(const void *a, const void *b) {
     return key_compare(x->key, x->key_bytes, y->key, y->key_bytes);
 }
 
-/* Keys that try the columns of the codes: prefixes of one another, zero bytes, ff, long shared prefixes, random. */
+/* Keys that try the windows of a few and the columns of the codes: prefixes of one another, zero bytes, ff, long shared
+ * prefixes, random. */
 static inline size_t make_key(struct random *random, uint8_t *key) {
     static const uint8_t alphabet[] = {0x00, 0x01, 'a', 'b', 0x7f, 0x80, 0xff};
     size_t bytes = 0;
@@ -179,7 +180,7 @@ static inline size_t make_key(struct random *random, uint8_t *key) {
         bytes = random_below(random, 14);
         break;
     case 2:
-        bytes = 95 + random_below(random, 12); /* around the storage that a base has without an allocation */
+        bytes = 95 + random_below(random, 12); /* around the storage that a merge has without an allocation */
         memset(key, 'p', bytes);
         for (size_t i = 0; i < 3; i++) {
             key[random_below(random, bytes)] = alphabet[random_below(random, sizeof alphabet)];
