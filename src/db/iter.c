@@ -20,11 +20,11 @@ struct pleat_iter {
     struct view *view;
     struct source *source;
     struct source_bounds bounds;
-    uint8_t *bytes;  /* owned copies of lower, upper and prefix */
     bool on_entry;
     bool empty;      /* bounds that exclude everything */
-    bool is_merge; /* of more than one source */
+    bool is_merge;   /* of more than one source */
     int last_move;   /* of PLEAT_END: > 0 off the end, < 0 off the beginning */
+    uint8_t bytes[]; /* copies of lower, upper and prefix, and room for the prefix's bound */
 };
 
 static int iter_check_options(const struct pleat_iter_options *options, struct pleat_error *err) {
@@ -51,15 +51,17 @@ static int iter_check_options(const struct pleat_iter_options *options, struct p
     return 0;
 }
 
+/* How much of iter->bytes the bounds take. */
+static size_t iter_bounds_bytes(const struct pleat_iter_options *options) {
+    return (options->has_lower ? options->lower.bytes : 0) + (options->has_upper ? options->upper.bytes : 0) +
+           2 * options->prefix.bytes;
+}
+
 /* Narrows lower, upper and prefix to one range and copies it. */
-static int iter_set_bounds(struct pleat_iter *iter, const struct pleat_iter_options *options, struct pleat_error *err) {
+static void iter_set_bounds(struct pleat_iter *iter, const struct pleat_iter_options *options) {
     size_t prefix_bytes = options->prefix.bytes;
     size_t lower_bytes = options->has_lower ? options->lower.bytes : 0;
     size_t upper_bytes = options->has_upper ? options->upper.bytes : 0;
-    iter->bytes = mem_alloc(iter->db->mem, lower_bytes + upper_bytes + 2 * prefix_bytes + 1);
-    if (iter->bytes == NULL) {
-        return error_no_memory(err, "an iterator's bounds", lower_bytes + upper_bytes + 2 * prefix_bytes);
-    }
     uint8_t *p = iter->bytes;
     struct source_bounds *bounds = &iter->bounds;
     if (options->has_lower) {
@@ -95,7 +97,6 @@ static int iter_set_bounds(struct pleat_iter *iter, const struct pleat_iter_opti
     bounds->fill_cache = !options->skip_cache;
     iter->empty = bounds->lower != NULL && bounds->upper != NULL &&
                   key_compare(bounds->lower, bounds->lower_bytes, bounds->upper, bounds->upper_bytes) >= 0;
-    return 0;
 }
 
 /* Tables that may hold keys inside the bounds by their range alone: one, or neighbours of a level that want a
@@ -253,11 +254,13 @@ int pleat_iter_new(struct pleat_space *space, const struct pleat_iter_options *o
         return rc < 0 ? rc : error_set(err, PLEAT_ERR_INVALID, 0, "ret_iter is NULL");
     }
     struct pleat_db *db = space->db;
-    struct pleat_iter *iter = mem_zalloc(db->mem, 1, sizeof *iter);
+    size_t bytes = sizeof(struct pleat_iter) + iter_bounds_bytes(options);
+    struct pleat_iter *iter = mem_alloc(db->mem, bytes);
     if (iter == NULL) {
-        return error_no_memory(err, "an iterator", sizeof *iter);
+        return error_no_memory(err, "an iterator", bytes);
     }
-    iter->db = db;
+    *iter = (struct pleat_iter){.db = db};
+    iter_set_bounds(iter, options);
     uint64_t sequence = 0;
     if (options->snapshot != NULL) {
         iter->view = options->snapshot->view;
@@ -268,7 +271,6 @@ int pleat_iter_new(struct pleat_space *space, const struct pleat_iter_options *o
         rc = view_acquire_at(db, &iter->view, &sequence, err); /* D7 */
     }
     atomic_fetch_add_explicit(&db->outstanding_iterators, 1, memory_order_relaxed); /* a count for close: no partner */
-    rc = rc == 0 ? iter_set_bounds(iter, options, err) : rc;
     rc = rc == 0 ? iter_open_sources(iter, space, sequence, err) : rc;
     if (rc < 0) {
         pleat_iter_free(iter);
@@ -285,7 +287,6 @@ void pleat_iter_free(struct pleat_iter *iter) {
         if (iter->view != NULL) {
             view_unref(iter->view);
         }
-        mem_free(db->mem, iter->bytes);
         mem_free(db->mem, iter);
         /* release; pairs with the acquire in pleat_close */
         atomic_fetch_sub_explicit(&db->outstanding_iterators, 1, memory_order_release);
@@ -403,6 +404,35 @@ bool pleat_iter_flag(const struct pleat_iter *iter, uint8_t *ret_flag) {
     return has;
 }
 
+/* Hands on the current row and those that follow it: 0, what the callback returned unless that was 0, or an error. */
+static int scan_rows(struct pleat_iter *iter, bool reverse, uint64_t limit,
+                     int (*callback)(void *context, const struct pleat_row *row), void *context,
+                     struct pleat_error *err) {
+    struct source *source = iter->source;
+    const struct entry *entry = &source->entry;
+    int (*step)(struct source *source) = reverse ? source->ops->prev : source->ops->next;
+    bool keys_only = iter->bounds.keys_only;
+    for (;;) {
+        struct pleat_row row = {.key = {entry->key, entry->key_bytes}};
+        if (LIKELY(!keys_only)) {
+            row.value = (struct pleat_slice){entry->value, entry->value_bytes};
+            row.version = (struct pleat_slice){entry->version, entry->version_bytes};
+            row.has_flag = entry->has_flag != 0;
+            row.flag = entry->flag;
+        }
+        int rc = callback(context, &row);
+        if (rc != 0 || --limit == 0) {
+            return rc; /* unchanged, whatever it is */
+        }
+        do {
+            rc = step(source);
+        } while (rc == 0 && UNLIKELY(entry->kind != ENTRY_PUT));
+        if (rc != 0) {
+            return rc == PLEAT_END ? 0 : error_set(err, rc, source->error.os_errno, "%s", source->error.message);
+        }
+    }
+}
+
 int pleat_scan(struct pleat_space *space, const struct pleat_iter_options *options,
                int (*callback)(void *context, const struct pleat_row *row), void *context, struct pleat_error *err) {
     error_clear(err);
@@ -419,31 +449,9 @@ int pleat_scan(struct pleat_space *space, const struct pleat_iter_options *optio
     if (rc < 0) {
         return rc;
     }
-    bool reverse = options->reverse;
-    uint64_t left = options->limit > 0 ? options->limit : UINT64_MAX;
-    bool keys_only = iter->bounds.keys_only;
-    struct source *source = iter->source;
-    rc = reverse ? pleat_iter_last(iter, err) : pleat_iter_first(iter, err);
-    while (rc == 0 && left > 0) {
-        const struct entry *entry = &source->entry;
-        struct pleat_row row = {.key = {entry->key, entry->key_bytes}};
-        if (!keys_only) {
-            row.value = (struct pleat_slice){entry->value, entry->value_bytes};
-            row.version = (struct pleat_slice){entry->version, entry->version_bytes};
-            row.has_flag = entry->has_flag != 0;
-            row.flag = entry->flag;
-        }
-        int stop = callback(context, &row);
-        if (stop != 0) {
-            pleat_iter_free(iter);
-            return stop; /* unchanged, whatever it is */
-        }
-        left--;
-        if (left > 0) {
-            int direction = reverse ? -1 : 1;
-            rc = iter_settle(iter, reverse ? source->ops->prev(source) : source->ops->next(source), direction, err);
-        }
-    }
+    rc = options->reverse ? pleat_iter_last(iter, err) : pleat_iter_first(iter, err);
+    uint64_t limit = options->limit > 0 ? options->limit : UINT64_MAX;
+    rc = rc == 0 ? scan_rows(iter, options->reverse, limit, callback, context, err) : rc == PLEAT_END ? 0 : rc;
     pleat_iter_free(iter);
-    return rc < 0 ? rc : 0;
+    return rc;
 }

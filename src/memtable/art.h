@@ -74,7 +74,7 @@ struct art_frame {
     int16_t ahead;   /* next place to visit: 0 the term, 4 and 16: 1 + rank, 48 and 256: 1 + byte; -1: none left */
 };
 
-#define ART_FRAMES_INLINE 32u
+#define ART_FRAMES_INLINE 16u
 
 /* Walks the slots of records under `top` in key order, in one direction from each seek on. It holds nodes that may
  * since have been replaced: they are complete for every sequence that was published before the walker was made. */
