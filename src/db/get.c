@@ -76,6 +76,9 @@ static int probe_candidates(struct probe *probe, struct pleat_error *err) {
     probe->last_place.node = NULL;
     for (; probe->level < LIMIT_LEVELS; probe->level++, probe->level0_index = 0) {
         const struct level *at = &probe->tree->levels[probe->level];
+        if (at->count == 0) {
+            continue;
+        }
         bool sorted = probe->level > 0;
         size_t first = sorted ? level_find(at, probe->key, probe->key_bytes) : probe->level0_index;
         size_t end = sorted ? (first < at->count ? first + 1 : first) : at->count;

@@ -124,6 +124,9 @@ static size_t iter_find_runs(const struct source_bounds *bounds, const struct tr
     }
     for (unsigned level = 1; level < LIMIT_LEVELS; level++) {
         const struct level *at = &tree->levels[level];
+        if (at->count == 0) {
+            continue;
+        }
         size_t first = bounds->lower != NULL ? level_find(at, bounds->lower, bounds->lower_bytes) : 0;
         size_t end = first;
         while (end < at->count && iter_table_overlaps(&at->tables[end]->meta, bounds)) {
@@ -132,7 +135,7 @@ static size_t iter_find_runs(const struct source_bounds *bounds, const struct tr
         if (first < end) {
             runs[count++] = (struct iter_run){at->tables + first, end - first};
         }
-        }
+    }
     return count;
 }
 
