@@ -39,7 +39,8 @@ ARGUMENTS = {
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_memtable", "test_wal_damage", "test_wal", "test_wal_crash", "test_version",
             "test_version_disk", "test_table", "test_table_damage", "test_recovery", "test_store_disk",
-            "test_store_open", "test_store_cursor", "test_compaction", "test_platform", "test_store", "crash_store",
+            "test_store_open", "test_store_cursor", "test_merge", "test_compaction", "test_platform", "test_store",
+            "crash_store",
             "fault_store", "model_store", "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
 CATCHERS = {
@@ -60,6 +61,7 @@ CATCHERS = {
     "compact": "test_recovery crash_store",
     "compact_counts": "test_compaction",
     "compact_survive": "test_compaction",
+    "merge": "test_merge",
     "clear": "test_recovery crash_store",
     "open": "test_recovery",
     "edition": "test_version_disk",

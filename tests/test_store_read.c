@@ -549,6 +549,144 @@ Test(scan, callback_may_write_and_sees_the_state_at_the_call) {
     }
 }
 
+/* ---- reads over many layers ------------------------------------------------------------------------------------- */
+
+#define LAYER_GROUPS 6
+#define LAYER_KEYS 120 /* 20 a group */
+#define LAYERS 19      /* runs in level 0: reads merge up to as many sources, and two more */
+
+struct layers {
+    struct room room;
+    struct random random;
+    struct pleat_space *space;
+    struct pleat_snapshot *snapshot;
+    int now[LAYER_KEYS]; /* 0: absent */
+    int then[LAYER_KEYS]; /* at the snapshot */
+};
+
+/* What a read has to show, and how far it has come. */
+struct expected {
+    const int *values;
+    int at, end, step; /* key numbers, in the direction of the read */
+    bool keys_only;
+};
+
+#define LAYER_KEY_BYTES 32
+
+static void layer_key(int number, char *key) {
+    (void)snprintf(key, LAYER_KEY_BYTES, "g%d.key%03d", number / 20, number);
+}
+
+static int expected_row(void *context, const struct pleat_row *row) {
+    struct expected *expected = context;
+    char key[LAYER_KEY_BYTES], value[16];
+    while (expected->at != expected->end && expected->values[expected->at] == 0) {
+        expected->at += expected->step;
+    }
+    cr_assert_neq(expected->at, expected->end, "%.*s too much", (int)row->key.bytes, (const char *)row->key.data);
+    layer_key(expected->at, key);
+    (void)snprintf(value, sizeof value, "%d", expected->values[expected->at]);
+    expected->at += expected->step;
+    cr_assert(row->key.bytes == strlen(key) && memcmp(row->key.data, key, row->key.bytes) == 0);
+    cr_assert_eq(row->value.bytes, expected->keys_only ? 0 : strlen(value), "%s", key);
+    cr_assert(expected->keys_only || memcmp(row->value.data, value, row->value.bytes) == 0, "%s", key);
+    return 0;
+}
+
+/* A scan of a group or of any range, of now or of the snapshot; then the same by an iterator that turns at will. */
+static void layers_read(struct layers *layers) {
+    struct room *room = &layers->room;
+    struct random *random = &layers->random;
+    char lower[LAYER_KEY_BYTES], upper[LAYER_KEY_BYTES], prefix[16];
+    bool of_group = random_below(random, 2) == 0;
+    bool at_snapshot = layers->snapshot != NULL && random_below(random, 3) == 0;
+    int group = (int)random_below(random, LAYER_GROUPS);
+    int low = of_group ? group * 20 : (int)random_below(random, LAYER_KEYS);
+    int high = of_group ? low + 20 : low + (int)random_below(random, (uint64_t)(LAYER_KEYS - low) + 1);
+    struct pleat_iter_options options = {.size = sizeof options,
+                                         .snapshot = at_snapshot ? layers->snapshot : NULL,
+                                         .keys_only = random_below(random, 4) == 0,
+                                         .reverse = random_below(random, 2) == 0};
+    (void)snprintf(prefix, sizeof prefix, "g%d.", group);
+    layer_key(low, lower);
+    layer_key(high, upper);
+    options.prefix = of_group ? text_slice(prefix) : NONE;
+    options.has_lower = options.has_upper = !of_group;
+    options.lower = text_slice(lower);
+    options.upper = text_slice(upper);
+    const int *values = at_snapshot ? layers->then : layers->now;
+    struct expected expected = {.values = values, .keys_only = options.keys_only};
+    expected.at = options.reverse ? high - 1 : low;
+    expected.end = options.reverse ? low - 1 : high;
+    expected.step = options.reverse ? -1 : 1;
+    cr_assert_eq(pleat_scan(layers->space, &options, expected_row, &expected, &room->err), 0, "%s", room->err.message);
+    for (; expected.at != expected.end; expected.at += expected.step) {
+        cr_assert_eq(values[expected.at], 0, "key %d is missing", expected.at);
+    }
+    struct pleat_iter *iter;
+    cr_assert_eq(pleat_iter_new(layers->space, &options, &iter, &room->err), 0);
+    int at = low - 1, rc = pleat_iter_first(iter, &room->err);
+    bool forward = true;
+    for (int move = 0; move < 40; move++) {
+        do {
+            at += forward ? 1 : -1;
+        } while (at >= low && at < high && values[at] == 0);
+        cr_assert_eq(rc, at >= low && at < high ? 0 : PLEAT_END, "move %d", move);
+        if (rc == 0) {
+            char key[LAYER_KEY_BYTES];
+            layer_key(at, key);
+            cr_assert_eq(memcmp(pleat_iter_key(iter).data, key, strlen(key)), 0);
+        }
+        forward = rc != 0 ? !forward : random_below(random, 5) == 0 ? !forward : forward;
+        rc = forward ? pleat_iter_next(iter, &room->err) : pleat_iter_prev(iter, &room->err);
+    }
+    pleat_iter_free(iter);
+}
+
+/* Puts and deletes in a third of the keys. */
+static void layers_write(struct layers *layers, int layer) {
+    for (int i = 0; i < LAYER_KEYS; i++) {
+        if (random_below(&layers->random, 3) == 0) {
+            char key[LAYER_KEY_BYTES], value[16];
+            bool deletes = random_below(&layers->random, 3) == 0;
+            layers->now[i] = deletes ? 0 : layer * 1000 + i + 1;
+            layer_key(i, key);
+            (void)snprintf(value, sizeof value, "%d", layers->now[i]);
+            (void)room_put(&layers->room, layers->space, key, deletes ? NULL : value);
+        }
+    }
+}
+
+Test(scan, over_any_number_of_layers_shows_the_newest_both_ways) {
+    struct layers layers = {.random = random_begin("store/layers")};
+    struct room room;
+    room_begin(&room);
+    room.options.level0_tables = 16; /* nothing is merged before it is asked for */
+    room_open(&room);
+    layers.room = room;
+    OK(pleat_space_open(room.db, TEXT("s"), PLEAT_SPACE_OPTIONS(.group_delimiter = '.', .group_delimiters = 1),
+                        &layers.space, &layers.room.err));
+    for (int layer = 0; layer < 2 * LAYERS; layer++) {
+        layers_write(&layers, layer);
+        for (int i = 0; i < 30; i++) {
+            layers_read(&layers);
+        }
+        if (layer == 2) {
+            OK(pleat_snapshot_new(room.db, &layers.snapshot, &room.err));
+            memcpy(layers.then, layers.now, sizeof layers.then);
+        }
+        OK(pleat_flush(room.db, &room.err));
+        if (layer == 1) {
+            OK(pleat_compact(layers.space, NULL, NULL, &room.err));
+        } else if (layer == LAYERS + 1) {
+            OK(pleat_space_clear(layers.space, &room.err));
+            memset(layers.now, 0, sizeof layers.now);
+        }
+    }
+    pleat_snapshot_free(layers.snapshot);
+    room_end(&room);
+}
+
 /* ---- settling --------------------------------------------------------------------------------------------------- */
 
 static int count_progress(void *context, const struct pleat_progress *progress) {

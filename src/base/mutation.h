@@ -15,8 +15,8 @@
  * build that runs, not of a store.
  *
  * X(name, promise, what is left out): the promise is one of the contract's (F1 to F11), or an invariant of a head. A
- * name's first word is the place: posix, wal, recover, sync, commit, flush, compact, clear, open, manifest, registry,
- * table.
+ * name's first word is the place: posix, wal, recover, sync, commit, flush, compact, merge, clear, open, manifest,
+ * registry, table.
  */
 #ifndef PLEAT_BASE_MUTATION_H
 #define PLEAT_BASE_MUTATION_H
@@ -84,6 +84,9 @@
     X(compact_counts, "F6 R1", "comparing the entries seen with those that the inputs should have") \
     X(compact_survive, "F2 K2", "looking for older entries before a tombstone is dropped") \
     X(compact_survive_level0, "F2 K2", "looking for older entries in level 0 when a merge in it drops a tombstone") \
+    X(merge_shared, "G1 H1", "comparing a key with the bytes that those in the window share") \
+    X(merge_ties, "G1 H2", "moving the window when keys that tie in it go on behind it") \
+    X(merge_turn, "G2 H3", "looking for the key shown among the others when a merge turns round") \
     X(clear_flush, "F2 F3", "flushing what came before a clear or drop") \
     X(open_unclean, "F5", "marking the manifest as open") \
     X(manifest_new_sync, "F2 M1", "syncing MANIFEST.new before it is renamed") \

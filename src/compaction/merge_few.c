@@ -29,6 +29,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/mutation.h"
 
 #include <string.h>
 
@@ -74,6 +75,9 @@ static inline bool few_shares(const struct few *few, const uint8_t *key, size_t 
     size_t bytes = few->shared_bytes;
     if (UNLIKELY(key_bytes < bytes)) {
         return false;
+    }
+    if (MUTATION(merge_shared)) {
+        return true;
     }
     if (LIKELY(bytes >= 8)) {
         for (size_t i = 0; i + 8 < bytes; i += 8) { /* leaving early keeps it what it is: two or three words */
@@ -186,7 +190,8 @@ static inline int few_show(struct few *few) {
         size_t count = few->merge.count;
         uint64_t least;
         uint32_t ties = heads_least(few->heads, count, &least);
-        bool is_settled = least < HEAD_BEYOND && ((ties & (ties - 1)) == 0 || !head_goes_on(few, least)); /* H2 */
+        bool goes_on = (ties & (ties - 1)) != 0 && head_goes_on(few, least) && !MUTATION(merge_ties); /* H2 */
+        bool is_settled = least < HEAD_BEYOND && !goes_on;
         if (LIKELY(is_settled)) {
             few->ties = ties;
             few->leader = (uint32_t)__builtin_ctz(ties);
@@ -240,7 +245,7 @@ static int few_turn(struct few *few, bool is_backward) {
         if (rc < 0) {
             return rc;
         }
-        if (few->heads[i] != HEAD_ENDED &&
+        if (few->heads[i] != HEAD_ENDED && !MUTATION(merge_turn) &&
             key_compare(source->entry.key, source->entry.key_bytes, shown->key, shown->key_bytes) == 0) {
             few->ties |= (uint32_t)1 << i;
         }
