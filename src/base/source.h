@@ -32,7 +32,7 @@ struct source_ops {
     int (*next)(struct source *source);
     int (*prev)(struct source *source);
     /* Stage one of a seek, or of first when key is NULL; optional (may be NULL): find where it will stand and prefetch,
-     * without waiting. */
+     * without waiting. Only a call that positions may follow. */
     void (*prepare)(struct source *source, const uint8_t *key, size_t key_bytes);
     void (*free)(struct source *source);
 };

@@ -27,7 +27,8 @@ struct wide {
 
 void merge_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
     struct merge *merge = (struct merge *)source;
-    for (size_t i = 0; i < merge->count; i++) {
+    /* Oldest first: tables ask and are done, a memtable walks while they wait. */
+    for (size_t i = merge->count; i-- > 0;) {
         if (merge->sources[i]->ops->prepare != NULL) {
             merge->sources[i]->ops->prepare(merge->sources[i], key, key_bytes);
         }

@@ -151,11 +151,21 @@ static void iter_prefetch_filters(const struct iter_run *runs, size_t count, uin
     }
 }
 
-/* The sources of a tree, newest first. `sources` and `runs` have room for all. */
+/* Memtables are trees, and each node on the way down may be far away: their walks go a step on between the tables. */
+static void iter_approach(struct source **memtables, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        (void)memtable_source_approach(memtables[i]);
+    }
+}
+
+/* The sources of a tree, newest first; those that are there already are memtables. `sources` and `runs` have room for
+ * all. */
 static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struct iter_run *runs,
                          struct source **sources, size_t *count, struct pleat_error *err) {
     const struct source_bounds *bounds = &iter->bounds;
+    size_t memtables = *count;
     size_t run_count = iter_find_runs(bounds, tree, runs);
+    iter_approach(sources, memtables);
     size_t group =
         bounds->prefix != NULL ? table_group_bytes(&tree->space.grouping, bounds->prefix, bounds->prefix_bytes) : 0;
     uint64_t hash = group > 0 ? table_group_hash(bounds->prefix, group) : 0;
@@ -164,6 +174,7 @@ static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struc
     }
     for (size_t i = 0; i < run_count; i++) {
         int rc;
+        iter_approach(sources, memtables);
         if (runs[i].count == 1) { /* the usual prefix read: one table, no concatenation around it */
             struct table *table;
             rc = table_ref_open(runs[i].tables[0], &table, err);
@@ -212,7 +223,9 @@ static int iter_open_sources(struct pleat_iter *iter, const struct pleat_space *
         const struct memtable *table = generation_table(iter->view->generations[i], space->slot, space->info.id);
         if (table != NULL) {
             rc = memtable_source_new(iter->db->mem, table, &iter->bounds, sequence, &sources[count], err);
-            count += rc == 0;
+            if (rc == 0) {
+                iter_approach(&sources[count++], 1);
+            }
         }
     }
     if (rc == 0 && tree != NULL && !iter->empty) {

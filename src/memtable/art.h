@@ -81,8 +81,11 @@ struct art_frame {
 struct art_walker {
     const struct mem *mem;
     uint8_t *base;
-    uint32_t top;     /* the subtree that is walked */
+    const uint8_t *prefix; /* borrowed */
+    size_t prefix_bytes;
+    uint32_t top;     /* the subtree that is walked; until `arrived` one above it */
     size_t top_from;  /* position where its path begins */
+    bool arrived;
     struct art_frame *frames;
     size_t frame_count;
     size_t frame_capacity;
@@ -90,10 +93,13 @@ struct art_walker {
     struct art_frame inline_frames[ART_FRAMES_INLINE];
 };
 
-/* Confines the walk to keys with this prefix. */
+/* Confines the walk to keys with this prefix, which must outlive the walker. */
 void art_walker_init(struct art_walker *walker, const struct mem *mem, struct memtable *table, const uint8_t *prefix,
                      size_t prefix_bytes);
 void art_walker_fini(struct art_walker *walker);
+/* One node on the way down to the subtree, so that whoever has other work waits for none: the next one is asked for.
+ * True while there are more. What is not gone of the way is gone by the first begin or seek. */
+bool art_walker_approach(struct art_walker *walker);
 
 /* Each writes a record's slot, or 0 when there is none left. Returns 0 or PLEAT_ERR_NO_MEMORY (very deep trees). */
 int art_walker_begin(struct art_walker *walker, bool backward, uint32_t *ret_slot);

@@ -248,7 +248,55 @@ static int walker_take(struct art_walker *walker, uint32_t slot, uint32_t *ret_s
     return rc < 0 ? rc : art_walker_step(walker, ret_slot);
 }
 
+void art_walker_init(struct art_walker *walker, const struct mem *mem, struct memtable *table, const uint8_t *prefix,
+                     size_t prefix_bytes) {
+    walker->mem = mem;
+    walker->base = table->base;
+    walker->frames = walker->inline_frames;
+    walker->frame_count = 0;
+    walker->frame_capacity = ART_FRAMES_INLINE;
+    walker->backward = false;
+    walker->prefix = prefix;
+    walker->prefix_bytes = prefix_bytes;
+    walker->top = slot_load(&table->root);
+    walker->top_from = 0;
+    walker->arrived = walker->top == 0;
+    node_prefetch(walker->base, walker->top);
+}
+
+bool art_walker_approach(struct art_walker *walker) {
+    uint32_t slot = walker->top;
+    if (walker->arrived) {
+        return false;
+    }
+    if (slot_is_record(slot)) {
+        const struct record *record = slot_record(walker->base, slot);
+        bool has_prefix = key_has_prefix(record->bytes, record->key_bytes, walker->prefix, walker->prefix_bytes);
+        walker->top = has_prefix ? slot : 0;
+        walker->arrived = true;
+        return false;
+    }
+    struct node *node = slot_node(walker->base, slot);
+    size_t common = node_match(walker->base, node, walker->prefix, walker->prefix_bytes, walker->top_from);
+    if (common == walker->prefix_bytes) { /* everything below has it */
+        walker->arrived = true;
+        return false;
+    }
+    _Atomic uint32_t *child = common == node->depth ? node_find(node, walker->prefix[common]) : NULL;
+    walker->top = child != NULL ? slot_load(child) : 0;
+    walker->top_from = common + 1;
+    walker->arrived = walker->top == 0;
+    node_prefetch(walker->base, walker->top);
+    return !walker->arrived;
+}
+
+static void walker_arrive(struct art_walker *walker) {
+    while (art_walker_approach(walker)) {
+    }
+}
+
 int art_walker_begin(struct art_walker *walker, bool backward, uint32_t *ret_slot) {
+    walker_arrive(walker);
     walker->backward = backward;
     walker->frame_count = 0;
     return walker_take(walker, walker->top, ret_slot);
@@ -268,6 +316,7 @@ static int path_compare(uint8_t *base, struct node *node, const uint8_t *key, si
 
 int art_walker_seek(struct art_walker *walker, const uint8_t *key, size_t key_bytes, bool backward,
                     uint32_t *ret_slot) {
+    walker_arrive(walker);
     walker->backward = backward;
     walker->frame_count = 0;
     uint32_t slot = walker->top;
@@ -295,35 +344,6 @@ int art_walker_seek(struct art_walker *walker, const uint8_t *key, size_t key_by
         from = (size_t)node->depth + 1;
     }
     return walker_take(walker, slot, ret_slot);
-}
-
-void art_walker_init(struct art_walker *walker, const struct mem *mem, struct memtable *table, const uint8_t *prefix,
-                     size_t prefix_bytes) {
-    walker->mem = mem;
-    walker->base = table->base;
-    walker->frames = walker->inline_frames;
-    walker->frame_count = 0;
-    walker->frame_capacity = ART_FRAMES_INLINE;
-    walker->backward = false;
-    uint32_t slot = slot_load(&table->root);
-    size_t from = 0;
-    while (slot != 0) {
-        if (slot_is_record(slot)) {
-            const struct record *record = slot_record(table->base, slot);
-            slot = key_has_prefix(record->bytes, record->key_bytes, prefix, prefix_bytes) ? slot : 0;
-            break;
-        }
-        struct node *node = slot_node(table->base, slot);
-        size_t common = node_match(table->base, node, prefix, prefix_bytes, from);
-        if (common == prefix_bytes) {
-            break; /* everything below has it */
-        }
-        _Atomic uint32_t *child = common == node->depth ? node_find(node, prefix[common]) : NULL;
-        slot = child != NULL ? slot_load(child) : 0;
-        from = common + 1;
-    }
-    walker->top = slot;
-    walker->top_from = from;
 }
 
 void art_walker_fini(struct art_walker *walker) {

@@ -105,6 +105,11 @@ int memtable_get(const struct memtable *table, const uint8_t *key, size_t key_by
 int memtable_source_new(const struct mem *mem, const struct memtable *table, const struct source_bounds *bounds,
                         uint64_t sequence, struct source **ret_source, struct pleat_error *err);
 
+/* Goes a step on the way down the tree to where the source's bounds lie, and asks for the memory of the next: for a
+ * reader who has other work in between. True while there are more. Not needed: the first call that positions goes the
+ * rest. */
+bool memtable_source_approach(struct source *source);
+
 struct memtable_stats {
     uint64_t records;    /* inserted, replaced ones included */
     uint64_t tombstones; /* of them */

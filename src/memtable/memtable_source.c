@@ -38,6 +38,7 @@ struct memtable_source {
     bool positioned;   /* on an entry (S3) */
     bool walker_ready; /* made with the first call that positions */
     bool exhausted;    /* the walker has nothing left */
+    bool prepared;     /* the ring holds the first records, and nothing has been taken of it */
     uint32_t ring[RING_SLOTS];
     unsigned ring_start;
     unsigned ring_count;
@@ -120,7 +121,8 @@ static int source_advance(struct memtable_source *self) {
 }
 
 /* Begins anew with the slot that the walker was set on; 0: none. */
-static int source_restart(struct memtable_source *self, uint32_t slot) {
+static void source_restart_ring(struct memtable_source *self, uint32_t slot) {
+    self->prepared = false;
     self->ring_start = 0;
     self->ring_count = 0;
     self->ring_low = 1;
@@ -129,10 +131,14 @@ static int source_restart(struct memtable_source *self, uint32_t slot) {
     if (slot != 0) {
         ring_push(self, slot);
     }
+}
+
+static int source_restart(struct memtable_source *self, uint32_t slot) {
+    source_restart_ring(self, slot);
     return source_advance(self);
 }
 
-static void source_prepare_walker(struct memtable_source *self) {
+static void source_ready_walker(struct memtable_source *self) {
     if (!self->walker_ready) {
         art_walker_init(&self->walker, self->mem, self->table, self->prefix, self->prefix_bytes);
         self->walker_ready = true;
@@ -141,7 +147,7 @@ static void source_prepare_walker(struct memtable_source *self) {
 
 /* From one end of what the prefix confines the walk to. */
 static int source_begin(struct memtable_source *self, bool backward) {
-    source_prepare_walker(self);
+    source_ready_walker(self);
     uint32_t slot;
     if (art_walker_begin(&self->walker, backward, &slot) < 0) {
         return source_fail(self);
@@ -160,7 +166,7 @@ static int source_go(struct memtable_source *self, const uint8_t *key, size_t ke
         }
         return source_begin(self, backward);
     }
-    source_prepare_walker(self);
+    source_ready_walker(self);
     uint32_t slot;
     if (art_walker_seek(&self->walker, key_bytes > 0 ? key : empty_key, key_bytes, backward, &slot) < 0) {
         return source_fail(self);
@@ -168,8 +174,31 @@ static int source_go(struct memtable_source *self, const uint8_t *key, size_t ke
     return source_restart(self, slot);
 }
 
+/* Fills the ring from the beginning of what the prefix confines the walk to; the records' bytes arrive while other
+ * sources are asked. A failure shows again in the call that follows. */
+static void memtable_source_prepare(struct source *source, const uint8_t *key, size_t key_bytes) {
+    struct memtable_source *self = source_self(source);
+    (void)key_bytes;
+    if (key != NULL || self->lower_matters) {
+        return; /* every level of the tree is a load that depends on the one before */
+    }
+    source_ready_walker(self);
+    self->prepared = false;
+    self->positioned = false;
+    uint32_t slot;
+    if (art_walker_begin(&self->walker, false, &slot) < 0) {
+        return;
+    }
+    source_restart_ring(self, slot);
+    self->prepared = self->exhausted || ring_fill(self) == 0;
+}
+
 static int memtable_source_first(struct source *source) {
     struct memtable_source *self = source_self(source);
+    if (self->prepared) {
+        self->prepared = false;
+        return source_advance(self);
+    }
     if (!self->lower_matters) {
         return source_begin(self, false);
     }
@@ -239,7 +268,6 @@ static void memtable_source_free(struct source *source) {
     mem_free(self->mem, self);
 }
 
-/* No stage-one seek: every level of the tree is a load that depends on the one before. */
 static const struct source_ops memtable_source_ops = {
     .first = memtable_source_first,
     .last = memtable_source_last,
@@ -247,7 +275,7 @@ static const struct source_ops memtable_source_ops = {
     .seek_before = memtable_source_seek_before,
     .next = memtable_source_next,
     .prev = memtable_source_prev,
-    .prepare = NULL,
+    .prepare = memtable_source_prepare,
     .free = memtable_source_free,
 };
 
@@ -287,7 +315,18 @@ int memtable_source_new(const struct mem *mem, const struct memtable *table, con
     self->bounds = bounds != NULL ? *bounds : (struct source_bounds){0};
     self->positioned = false;
     self->walker_ready = false;
+    self->prepared = false;
     source_confine(self);
     *ret_source = &self->source;
     return 0;
+}
+
+bool memtable_source_approach(struct source *source) {
+    struct memtable_source *self = source_self(source);
+    ASSERT(source->ops == &memtable_source_ops);
+    if (!self->walker_ready) {
+        source_ready_walker(self);
+        return true;
+    }
+    return art_walker_approach(&self->walker);
 }

@@ -156,6 +156,16 @@ static inline void check_position(struct history *history, struct source *source
     }
 }
 
+/* What a reader may do before it positions a source, and what must not be noticed: steps on the way, a prepare. */
+static inline void source_get_ready(struct source *source, struct random *random) {
+    for (uint64_t steps = random_below(random, 8); steps > 0; steps--) {
+        (void)memtable_source_approach(source);
+    }
+    if (random_below(random, 2) == 0) {
+        source->ops->prepare(source, NULL, 0);
+    }
+}
+
 /* Seeks and steps both ways at random, beginning with both full scans. */
 static inline void history_check_source(struct history *history, struct random *random, uint64_t sequence,
                                         bool bounded) {
@@ -174,6 +184,7 @@ static inline void history_check_source(struct history *history, struct random *
     size_t count = history->visible_count;
     struct source *source;
     cr_assert_eq(memtable_source_new(&mem_system, history->fixture.table, &bounds, sequence, &source, NULL), 0);
+    source_get_ready(source, random);
     int rc = source->ops->first(source);
     for (size_t at = 0;; at++, rc = source->ops->next(source)) {
         check_position(history, source, rc, at, sequence);
@@ -191,6 +202,9 @@ static inline void history_check_source(struct history *history, struct random *
     size_t at = count;
     for (unsigned step = 0; step < 60; step++) {
         uint64_t choice = random_below(random, at < count ? 16 : 4);
+        if (choice < 4) {
+            source_get_ready(source, random);
+        }
         if (choice < 2) {
             size_t bytes = draw_target(history, random, target);
             size_t below = 0; /* visible keys < target */
