@@ -56,6 +56,10 @@ static void node_expect(const uint8_t *image, const struct string *strings, uint
     memcpy(exact, key->bytes, key->count);
     cr_assert_eq(index_node_find(image, exact, key->count, false), found);
     cr_assert_eq(index_node_find(image, exact, key->count, true), before);
+    for (uint32_t from = 0; from <= before; from++) { /* from all places that are not behind it */
+        cr_assert_eq(index_node_find_from(image, from, exact, key->count, false), found);
+        cr_assert_eq(index_node_find_from(image, from, exact, key->count, true), before);
+    }
     free(exact);
 }
 

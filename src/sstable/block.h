@@ -69,6 +69,8 @@ void block_offsets_unpack(uint8_t *image, size_t bytes);
  * NULL, or a static text of what is wrong, with *ret_offset where. BLOCK_READ_BEYOND readable bytes follow the image,
  * whatever they hold. */
 const char *block_verify(const uint8_t *image, size_t bytes, size_t *ret_offset);
+/* The same with a lower limit of the keys' length than LIMIT_KEY_BYTES. */
+const char *block_verify_keys(const uint8_t *image, size_t bytes, size_t key_bytes_max, size_t *ret_offset);
 /* block_verify, and every fingerprint compared with its key's hash: for checking whole tables. */
 const char *block_verify_full(const uint8_t *image, size_t bytes, size_t *ret_offset);
 uint32_t block_count(const uint8_t *image);

@@ -99,6 +99,10 @@ static const uint8_t *block_verify_head(const uint8_t *p, const uint8_t *end, st
 }
 
 const char *block_verify(const uint8_t *image, size_t bytes, size_t *ret_offset) {
+    return block_verify_keys(image, bytes, LIMIT_KEY_BYTES, ret_offset);
+}
+
+const char *block_verify_keys(const uint8_t *image, size_t bytes, size_t key_bytes_max, size_t *ret_offset) {
     struct block_parts parts;
     const char *wrong = block_verify_header(image, bytes, &parts, ret_offset);
     if (wrong != NULL) {
@@ -106,7 +110,10 @@ const char *block_verify(const uint8_t *image, size_t bytes, size_t *ret_offset)
     }
     const uint8_t *offsets = image + BLOCK_HEADER_BYTES + parts.count;
     const uint8_t *end = image + bytes;
-    uint64_t suffix_max = LIMIT_KEY_BYTES - parts.prefix_bytes;
+    if (parts.prefix_bytes > key_bytes_max) {
+        return "block entry is longer than a key may be or than its block";
+    }
+    uint64_t suffix_max = key_bytes_max - parts.prefix_bytes;
     size_t at = parts.entries_at;
     struct block_suffix before = {NULL, 0, 0};
     for (uint32_t i = 0; i < parts.count; i++) {

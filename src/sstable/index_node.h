@@ -140,6 +140,28 @@ static inline uint32_t index_node_find(const uint8_t *image, const uint8_t *key,
     return index_node_find_tied(image, first, key, key_bytes, before);
 }
 
+/* index_node_find of a key that is not below separator `from` - 1, which mostly is one of the next few: looks at those
+ * first. The key may be in a later node: then the last child, as ever. */
+static inline uint32_t index_node_find_from(const uint8_t *image, uint32_t from, const uint8_t *key, size_t key_bytes,
+                                            bool before) {
+    enum { NEXT_FEW = 4 };
+    const struct index_node node = index_node_of(image);
+    if (from + NEXT_FEW < node.count && key_bytes >= node.prefix_bytes &&
+        block_bytes_equal(key, node.prefix, node.prefix_bytes)) {
+        uint64_t head = key_head(key, key_bytes, node.prefix_bytes);
+        for (uint32_t i = from; i < from + NEXT_FEW; i++) {
+            uint64_t separator = load_u64(node.heads + (size_t)i * INDEX_NODE_HEAD_BYTES);
+            if (separator > head) {
+                return i;
+            }
+            if (separator == head) {
+                break; /* they tie */
+            }
+        }
+    }
+    return index_node_find(image, key, key_bytes, before);
+}
+
 /* Asks for the lines that a search of the node will read. */
 static inline void index_node_prefetch(const uint8_t *image) {
     for (size_t at = 0; at < 1024; at += 64) { /* of a node of the usual size; advice, so nothing is read beyond it */

@@ -67,6 +67,10 @@ static inline void table_place_set(const struct table *table, uint32_t page, con
  * can hold a lesser key. */
 int table_find(struct table *table, const uint8_t *key, size_t key_bytes, bool before, enum cache_use use,
                struct table_place *ret_place, struct pleat_error *err);
+/* The same for a key that is not below that of `from`, a place found in the same epoch: one page fewer to look for when
+ * it is near. */
+int table_find_behind(struct table *table, const struct table_place *from, const uint8_t *key, size_t key_bytes,
+                      bool before, enum cache_use use, struct table_place *ret_place, struct pleat_error *err);
 /* Inside an epoch: the place of a block by its number; page_hint: of a block nearby, or any. */
 int table_find_block(struct table *table, uint32_t block, uint32_t page_hint, enum cache_use use,
                      struct table_place *ret_place, struct pleat_error *err);
@@ -123,10 +127,9 @@ static inline int table_fetch(struct table *table, struct table_load *load, enum
                        table_load_block, load, ret_frame, err);
 }
 
-/* Room for the key of any block: a key is never longer than the image that it is in. */
+/* Room for the key of any block, which is never longer than the meta's longest (checked at each load). */
 static inline size_t table_key_room(const struct table *table) {
-    size_t longest = table->index.image_bytes_max < LIMIT_KEY_BYTES ? table->index.image_bytes_max : LIMIT_KEY_BYTES;
-    return longest + BLOCK_READ_BEYOND;
+    return (size_t)table->meta.key_bytes_max + BLOCK_READ_BEYOND;
 }
 
 #endif

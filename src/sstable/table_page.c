@@ -148,6 +148,17 @@ int table_find(struct table *table, const uint8_t *key, size_t key_bytes, bool b
     return 0;
 }
 
+int table_find_behind(struct table *table, const struct table_place *from, const uint8_t *key, size_t key_bytes,
+                      bool before, enum cache_use use, struct table_place *ret_place, struct pleat_error *err) {
+    uint32_t last = load_u32(from->node + INDEX_NODE_COUNT) - 1;
+    uint32_t child = index_node_find_from(from->node, from->child, key, key_bytes, before);
+    if (child < last || from->page + 1 == table->index.pages) {
+        table_place_set(table, from->page, from->node, child, ret_place);
+        return 0;
+    }
+    return table_find(table, key, key_bytes, before, use, ret_place, err); /* it may be in a later page */
+}
+
 int table_find_block(struct table *table, uint32_t block, uint32_t page_hint, enum cache_use use,
                      struct table_place *ret_place, struct pleat_error *err) {
     const struct table_index *index = &table->index;

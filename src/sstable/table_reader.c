@@ -199,7 +199,7 @@ static int table_block_verify_separator(const struct table *table, const struct 
 static int table_block_verify(const struct table *table, const struct table_place *place, uint64_t offset,
                               const uint8_t *image, size_t image_bytes, struct pleat_error *err) {
     size_t at = 0;
-    const char *wrong = block_verify(image, image_bytes, &at);
+    const char *wrong = block_verify_keys(image, image_bytes, table->meta.key_bytes_max, &at);
     if (wrong != NULL) {
         return error_corrupt(err, table->name, offset, wrong, 0, at);
     }

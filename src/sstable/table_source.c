@@ -387,21 +387,24 @@ static int table_source_bound(struct table_source *self, struct pleat_error *err
     const struct source_bounds *bounds = &self->bounds;
     const struct table_index *index = &table->index;
     enum cache_use use = bounds->fill_cache ? CACHE_GET : CACHE_SCAN;
-    struct table_place place;
+    struct table_place first = {.node = NULL}, place;
     int rc = 0;
     if (bounds->lower != NULL) {
-        rc = table_find(table, bounds->lower, bounds->lower_bytes, false, use, &place, err);
+        rc = table_find(table, bounds->lower, bounds->lower_bytes, false, use, &first, err);
         if (rc < 0) {
             return rc;
         }
-        self->first_block = place.block;
-        self->page = place.page;
+        self->first_block = first.block;
+        self->page = first.page;
     }
     __builtin_prefetch(&index->slots[self->first_block]);
     self->last_block = index->blocks - 1;
     self->read_end = index->pages_at;
     if (bounds->upper != NULL) {
-        rc = table_find(table, bounds->upper, bounds->upper_bytes, true, use, &place, err);
+        bool is_behind = first.node != NULL && key_compare(bounds->lower, bounds->lower_bytes, bounds->upper,
+                                                           bounds->upper_bytes) <= 0;
+        rc = is_behind ? table_find_behind(table, &first, bounds->upper, bounds->upper_bytes, true, use, &place, err)
+                       : table_find(table, bounds->upper, bounds->upper_bytes, true, use, &place, err);
         if (rc < 0) {
             return rc;
         }
