@@ -116,7 +116,9 @@
     X(table_piece_checksum, "F6 M2", "looking at the checksum of a block or section") \
     X(table_footer_checksum, "F6 M4", "looking at the checksum of the footer") \
     X(table_identity, "F6", "comparing store and number in the footer") \
-    X(table_meta, "F6 T3", "comparing a table with what the manifest says of it")
+    X(table_meta, "F6 T3", "comparing a table with what the manifest says of it") \
+    X(table_page_order, "F6 X4", "keeping a page of an index between the separators beside it") \
+    X(table_page_missing, "F6 T6", "passing keys whose page of the filter is not in memory")
 
 #ifdef PLEAT_MUTATIONS
 

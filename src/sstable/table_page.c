@@ -18,6 +18,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/mutation.h"
 #include "sstable/filter_internal.h"
 
 #include <string.h>
@@ -267,7 +268,7 @@ int table_may_contain(struct table *table, uint64_t hash, struct pleat_error *er
     if (UNLIKELY(frame == NULL)) {
         /* Low bits of the hash: the upper ones chose the part. */
         if (!cache_has_room(table->store->cache) && (uint32_t)hash % table_filter_chance(&question) != 0) {
-            return 1;
+            return !MUTATION(table_page_missing);
         }
         int rc = table_filter_load(table, question.part, &frame, err);
         if (rc < 0) {
