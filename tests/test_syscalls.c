@@ -297,36 +297,6 @@ Test(syscalls, a_mapped_log_lets_go_of_whole_pages_before_they_are_synced_and_ke
     room_end(&room);
 }
 
-static size_t pages_there(const struct vfs_log *log, size_t pages, size_t page) {
-    unsigned char *there = calloc(1, pages);
-    size_t count = 0;
-    cr_assert_eq(mincore(log->base, pages * page, there), 0);
-    for (size_t i = 0; i < pages; i++) {
-        count += there[i] & 1;
-    }
-    free(there);
-    return count;
-}
-
-/* L6: what is read ahead of a file by default is 32 pages at the least. */
-Test(syscalls, a_store_to_a_page_that_is_not_ready_brings_that_page_and_preparing_brings_all) {
-    struct room room;
-    struct vfs_dir *dir = dir_make(&room);
-    struct vfs_log *log;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (16u << 20) / page;
-    OK(vfs_posix.log_create(dir, "log", pages * page, false, 0600, &log, &room.err));
-    if (log_is_mapped(log)) {
-        size_t before = pages_there(log, pages, page);
-        log->base[pages / 2 * page] = 'x';
-        cr_assert_leq(pages_there(log, pages, page), before + 8);
-        vfs_posix.log_prepare(log, pages / 4 * page);
-        cr_assert_geq(pages_there(log, pages / 4, page), pages / 4);
-    }
-    vfs_posix.log_close(log);
-    vfs_posix.dir_close(dir);
-    room_end(&room);
-}
-
 /* ---- the whole store -------------------------------------------------------------------------------------------- */
 
 Test(syscalls, a_new_store_has_a_synced_manifest_before_its_name_and_a_synced_name_before_anything_else) {

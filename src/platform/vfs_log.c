@@ -23,8 +23,6 @@
  *   L5  Before a sync the process lets go of the whole pages in its range: their bytes are the file's, and nothing is
  *       stored to them any more. A page that is mapped when it is written back is write-protected first, and the kernel
  *       then interrupts every processor that runs a thread of this process: 8 us a page, of both threads.
- *   L6  A fault brings one page, not what the system reads ahead of files, which is 8 MiB at times: a commit that meets
- *       a page that is not ready pays for that page. Reading ahead is log_prepare's.
  */
 #include "platform/vfs_posix.h"
 
@@ -40,9 +38,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -53,7 +48,6 @@
 enum {
     LOG_RESERVE_STEP_MIN = 1 << 20,
     LOG_LET_GO_PAGES_MIN = 4, /* below so few, a call more costs what it saves */
-    LOG_READ_AROUND_BYTES = 64 << 10, /* what any system reads behind the page of a fault, as a rule */
 };
 
 struct posix_log {
@@ -113,7 +107,6 @@ static int log_attach(struct posix_log *log, uint64_t bytes, bool by_write, stru
     if (!by_write && reserved && log_may_map(log->fd)) {
         void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, log->fd, 0);
         if (base != MAP_FAILED) {
-            (void)madvise(base, (size_t)bytes, MADV_RANDOM); /* L6 */
             log->log.base = base;
             log->mapped = true;
             return 0;
@@ -225,19 +218,6 @@ void posix_log_note(struct vfs_log *vfs_log, uint64_t offset, size_t n) {
     }
 }
 
-/* L6. Through a mapping of its own, which has the system's usual read-ahead: in large pieces, which cost half as much
- * to make, to write back and to remove as single pages do. */
-static void log_read_ahead(struct posix_log *log, uint64_t from, uint64_t end, uint64_t page) {
-    uint8_t *other = mmap(NULL, (size_t)(end - from), PROT_READ, MAP_SHARED, log->fd, (off_t)from);
-    if (other == MAP_FAILED) {
-        return; /* pages then come one by one */
-    }
-    for (uint64_t at = from; at < end; at += LOG_READ_AROUND_BYTES) {
-        (void)madvise(other + (at - from), (size_t)page, MADV_POPULATE_READ);
-    }
-    (void)munmap(other, (size_t)(end - from));
-}
-
 void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
     struct posix_log *log = posix_log_of(vfs_log);
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -249,9 +229,6 @@ void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
     while (from < end) {
         if (atomic_compare_exchange_weak_explicit(&log->prepared, &from, end, memory_order_relaxed,
                                                   memory_order_relaxed)) {
-            if (log->mapped) {
-                log_read_ahead(log, from, end, page);
-            }
             (void)madvise(vfs_log->base + from, (size_t)(end - from), MADV_POPULATE_WRITE);
             break;
         }
