@@ -54,12 +54,26 @@ def check_lies(build, home):
     print("smoke: %d lies found" % len(LIES))
 
 
+def check_cold(build, home):
+    """cold_bench reads what route_bench leaves, and finds that a key is not there."""
+    store = os.path.join(home, "cold")
+    programs = [os.path.join(build, "bench", name) for name in ("route_bench", "cold_bench")]
+    for command, status in (([programs[0], store, "--routes", "4000", "--fold-only"], 0),
+                            ([programs[1], store, "--keys", "4000", "--cache", "1", "--gets", "200"], 0),
+                            ([programs[1], store, "--keys", "400000", "--cache", "1", "--gets", "200"], 1)):
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if run.returncode != status or (status == 1 and "a wrong answer" not in run.stdout):
+            fail("%s: status %d\n%s" % (" ".join(command), run.returncode, run.stdout))
+    print("smoke: cold reads of 4,000 keys")
+
+
 def main():
     if len(sys.argv) != 2:
         fail("usage: smoke.py BUILD")
     with tempfile.TemporaryDirectory(prefix="pleat-smoke-") as home:
         check_report(sys.argv[1], home)
         check_lies(sys.argv[1], home)
+        check_cold(sys.argv[1], home)
 
 
 if __name__ == "__main__":
