@@ -19,7 +19,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,22 +40,6 @@ struct cold {
 static void die(const char *what, const char *why) {
     fprintf(stderr, "cold_bench: %s: %s\n", what, why);
     exit(1);
-}
-
-/* System calls of this process that read, so far. */
-static uint64_t read_calls(void) {
-    FILE *file = fopen("/proc/self/io", "r");
-    char line[128];
-    uint64_t calls = 0;
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        if (sscanf(line, "syscr: %" SCNu64, &calls) == 1) {
-            break;
-        }
-    }
-    if (file != NULL) {
-        (void)fclose(file);
-    }
-    return calls;
 }
 
 static void print_latencies(const char *name, const struct histogram *latencies) {
@@ -141,7 +124,7 @@ static void read_many(struct cold *cold, const char *name, enum cold_kind kind, 
         die(name, "no memory");
     }
     struct measure_io io = measure_io();
-    uint64_t calls = read_calls(), cpu = measure_thread();
+    uint64_t cpu = measure_thread();
     for (uint64_t i = 0; i < count; i++) {
         uint64_t before = measure_wall();
         read_one(cold, kind);
@@ -149,9 +132,10 @@ static void read_many(struct cold *cold, const char *name, enum cold_kind kind, 
     }
     double n = (double)count;
     cpu = measure_thread() - cpu;
+    struct measure_io now = measure_io();
     print_latencies(name, latencies);
-    printf("  cpu %5.1f us  reads %.3f", (double)cpu / n / 1e3, (double)(read_calls() - calls) / n);
-    printf("  from the device %.0f bytes\n", (double)(measure_io().read_bytes - io.read_bytes) / n);
+    printf("  cpu %5.1f us  reads %.3f", (double)cpu / n / 1e3, (double)(now.syscr - io.syscr) / n);
+    printf("  from the device %.0f bytes\n", (double)(now.read_bytes - io.read_bytes) / n);
     fflush(stdout);
     free(latencies);
 }

@@ -34,6 +34,7 @@ static uint64_t proc_field(const char *path, const char *field) {
 struct measure_io measure_io(void) {
     static const char path[] = "/proc/self/io";
     return (struct measure_io){
+        proc_field(path, "syscr:"),
         proc_field(path, "rchar:"),
         proc_field(path, "read_bytes:"),
         proc_field(path, "write_bytes:"),

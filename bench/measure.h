@@ -25,9 +25,10 @@ static inline uint64_t measure_thread(void) {
 /* User and system time of all threads of the process, ended ones too (getrusage), in nanoseconds. */
 uint64_t measure_process(void);
 
-/* Fields of /proc/self/io: rchar are bytes that read calls returned, from the page cache too; read_bytes and
- * write_bytes went to and came from the device's queue, pages that a mapping dirtied included. */
+/* Fields of /proc/self/io: syscr are the calls that read, rchar the bytes that they returned, from the page cache too;
+ * read_bytes and write_bytes went to and came from the device's queue, pages that a mapping dirtied included. */
 struct measure_io {
+    uint64_t syscr;
     uint64_t rchar;
     uint64_t read_bytes;
     uint64_t write_bytes;

@@ -140,7 +140,7 @@ Test(table_pages, index_and_filter_take_two_bytes_a_key_and_a_fifth_stays) {
     uint64_t resident = room_stats(&room).used_bytes;
     cr_assert_leq((double)resident / keys, 0.25, "%.3f bytes a key stay", (double)resident / keys);
     cr_assert_eq(room_stats(&room).frames, 0);
-    cr_assert_eq(table_pages_carry(table, NULL), 0);
+    pages_carry(&room, table);
     uint64_t all = room_stats(&room).used_bytes;
     cr_assert_leq((double)all / keys, 2.0, "%.3f bytes a key in all", (double)all / keys);
     cr_assert_geq((double)all / keys, 1.2, "%.3f bytes a key in all: no filter?", (double)all / keys);
@@ -248,6 +248,26 @@ Test(table_pages, whatever_is_asked_of_a_tiny_cache_is_answered) {
         table_meta_fini(&mem_system, &meta);
         (void)vfs_posix.dir_list(room.store.dir, room_unlink, &room, NULL);
     }
+    rows_free(&rows);
+    room_close(&room);
+}
+
+/* A page of more than half the cache would be read for every key that asks. */
+Test(table_pages, a_page_that_no_cache_keeps_is_not_read) {
+    struct room room;
+    room_open(&room, &mem_system);
+    struct rows rows = rows_grouped(1000, 40, 10, true); /* a page of some 50 KB */
+    struct table_builder_options options = options_usual();
+    struct table_meta meta = build(&room, &rows, &options);
+    struct table *table = room_cache(&room, NULL, &meta, 64 << 10);
+    cr_assert_eq(get_checked(&room, table, &rows, rows.data[70].key, rows.data[70].entry.key_bytes), 0);
+    uint64_t before = fault.calls;
+    for (size_t i = 60; i < 80; i++) {
+        cr_assert_eq(get_checked(&room, table, &rows, rows.data[i].key, rows.data[i].entry.key_bytes), 0);
+    }
+    cr_assert_leq(fault.calls - before, 2, "%llu reads", (unsigned long long)(fault.calls - before));
+    table_close(table);
+    table_meta_fini(&mem_system, &meta);
     rows_free(&rows);
     room_close(&room);
 }

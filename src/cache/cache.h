@@ -130,6 +130,9 @@ void cache_slots_clear(struct cache *cache, struct cache_slot *slots, size_t cou
 /* Whether the budget has room for more than it holds. Relaxed: what the last change of it left, a hint. */
 bool cache_has_room(const struct cache *cache);
 
+/* Whether a frame of so many bytes would be kept at all (see cache_fetch). */
+bool cache_keeps(const struct cache *cache, size_t bytes);
+
 /* Counts memory that is not a frame (directories, slots) against the budget (C3); negative gives it back. */
 void cache_charge(struct cache *cache, int64_t bytes);
 

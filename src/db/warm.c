@@ -13,6 +13,7 @@
  * more is carried a few times and no further; a store that nobody reads does not even open its new tables here.
  *
  *   W1  A block is loaded only where a used one of an older table lies: carrying is bounded by what readers loaded.
+ *       Pages of index and filter are loaded for a table that has such a block, as long as the cache has room.
  *   W2  When the older table goes away with the change, its block is dropped as the new one is loaded: the cache does
  *       not hold both, and the new frame gets memory that has been touched.
  *       In level 0, where the older block stays beside the new one, that holds only while the cache is less than half
@@ -131,23 +132,37 @@ static int warm_block(struct warm *warm, struct table *table, uint32_t block) {
     return score > 0 ? table_block_carry(table, &place, score - 1, NULL) : 0;
 }
 
+/* One page of index or filter, the same way. */
+static int warm_page(struct warm *warm, struct table *table, uint32_t page) {
+    (void)warm;
+    return table_page_carry(table, page, NULL);
+}
+
+/* Steps until one is not 0. False: it is time to stop, or one failed. */
+static bool warm_each(struct warm *warm, struct table *table,
+                      int (*step)(struct warm *warm, struct table *table, uint32_t i)) {
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0; i++) {
+        struct epoch_slot *slot;
+        if ((i % WARM_BLOCKS == 0 && !warm_breathe(warm)) || epoch_enter(warm->db->epoch, &slot) < 0) {
+            return false;
+        }
+        rc = step(warm, table, i);
+        epoch_leave(slot);
+    }
+    return rc == PLEAT_ABSENT;
+}
+
 static void warm_table(struct pleat_db *db, const struct tree *before, struct table_ref *ref,
                        void (*pause)(void *context)) {
     struct warm warm = {.db = db, .before = before, .pause = pause};
     struct table *table;
-    if (!warm_is_due(before, &ref->meta) || table_ref_open(ref, &table, NULL) < 0 ||
-        table_pages_carry(table, NULL) < 0) {
+    if (!warm_is_due(before, &ref->meta) || table_ref_open(ref, &table, NULL) < 0) {
         return;
     }
     warm.key = mem_alloc(db->mem, LIMIT_KEY_BYTES);
-    int rc = warm.key == NULL ? PLEAT_ERR_NO_MEMORY : 0;
-    for (uint32_t block = 0; rc == 0; block++) {
-        struct epoch_slot *slot;
-        if ((block % WARM_BLOCKS == 0 && !warm_breathe(&warm)) || epoch_enter(db->epoch, &slot) < 0) {
-            break;
-        }
-        rc = warm_block(&warm, table, block);
-        epoch_leave(slot);
+    if (warm.key != NULL && warm_each(&warm, table, warm_page)) {
+        (void)warm_each(&warm, table, warm_block);
     }
     mem_free(db->mem, warm.key);
 }
@@ -171,8 +186,8 @@ void warm_added(struct pleat_db *db, const struct version *before, const struct 
                 void (*pause)(void *context)) {
     struct cache_stats stats;
     cache_stats_read(db->cache, &stats);
-    if (stats.frames == 0) {
-        return; /* not even a look at the slots of many tables */
+    if (stats.misses == 0) {
+        return; /* nobody reads: not even a look at the slots of many tables */
     }
     struct version *after = registry_current(db->registry);
     for (size_t i = 0; i < edit->added_count; i++) {

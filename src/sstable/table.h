@@ -190,10 +190,11 @@ uint8_t table_block_score(const struct table *table, uint32_t block);
 int table_block_carry(struct table *table, const struct table_place *place, uint8_t score, struct pleat_error *err);
 /* Evicts the block's frame, if there is one. */
 void table_block_drop(struct table *table, uint32_t block);
+/* Loads one page of index or filter, unless it is cached; `page` counts through both. PLEAT_ABSENT behind the last one,
+ * and when the cache has no room for more. */
+int table_page_carry(struct table *table, uint64_t page, struct pleat_error *err);
 /* Not inside an epoch. Whether any block has a score. */
 bool table_is_used(const struct table *table);
-/* Not inside an epoch. Loads the pages of index and filter as long as the cache has room for them. */
-int table_pages_carry(struct table *table, struct pleat_error *err);
 
 /* ---- copying blocks as stored (compaction) ---------------------------------------------------------------------- */
 

@@ -231,11 +231,15 @@ static int table_page_load_filter(void *context, uint8_t *data, size_t bytes, st
     return table_filter_read(load->table, load->page, data, bytes, err);
 }
 
+/* 0 with the page, PLEAT_ABSENT when the cache is too small to keep it, or an error. */
 static int table_filter_load(struct table *table, uint32_t part, struct cache_frame **ret_frame,
                              struct pleat_error *err) {
     struct table_page_load load = {table, part};
     uint64_t at, bytes;
     filter_part_place(table->filter, part, &at, &bytes);
+    if (!cache_keeps(table->store->cache, (size_t)bytes)) {
+        return PLEAT_ABSENT;
+    }
     return cache_fetch(table->store->cache, &table->filter_slots[part], (size_t)bytes, CACHE_CARRY,
                        table_page_load_filter, &load, ret_frame, err);
 }
@@ -271,8 +275,8 @@ int table_may_contain(struct table *table, uint64_t hash, struct pleat_error *er
             return !MUTATION(table_page_missing);
         }
         int rc = table_filter_load(table, question.part, &frame, err);
-        if (rc < 0) {
-            return rc;
+        if (rc != 0) {
+            return rc < 0 ? rc : 1;
         }
     }
     if (filter_answer(&question, cache_frame_data(frame))) {
@@ -295,25 +299,19 @@ int table_ask(struct table *table, uint64_t hash, struct pleat_error *err) {
 
 /* ---- carrying --------------------------------------------------------------------------------------------------- */
 
-int table_pages_carry(struct table *table, struct pleat_error *err) {
+int table_page_carry(struct table *table, uint64_t page, struct pleat_error *err) {
     uint32_t parts = table->filter != NULL ? filter_parts(table->filter) : 0;
-    int rc = 0;
-    for (uint64_t i = 0; rc == 0 && i < (uint64_t)table->index.pages + parts; i++) {
-        struct epoch_slot *slot;
-        if (!cache_has_room(table->store->cache) || epoch_enter(cache_epoch(table->store->cache), &slot) < 0) {
-            return 0; /* advice only */
-        }
-        const uint8_t *image;
-        struct cache_frame *frame;
-        if (i < table->index.pages) {
-            rc = table_page_fetch(table, (uint32_t)i, CACHE_CARRY, &image, err);
-        } else {
-            uint64_t at, bytes;
-            uint32_t part = (uint32_t)(i - table->index.pages);
-            filter_part_place(table->filter, part, &at, &bytes);
-            rc = bytes > 0 ? table_filter_load(table, part, &frame, err) : 0;
-        }
-        epoch_leave(slot);
+    if (page >= (uint64_t)table->index.pages + parts || !cache_has_room(table->store->cache)) {
+        return PLEAT_ABSENT;
     }
-    return rc;
+    if (page < table->index.pages) {
+        const uint8_t *image;
+        return table_page_fetch(table, (uint32_t)page, CACHE_CARRY, &image, err);
+    }
+    struct cache_frame *frame;
+    uint32_t part = (uint32_t)(page - table->index.pages);
+    uint64_t at, bytes;
+    filter_part_place(table->filter, part, &at, &bytes);
+    int rc = bytes > 0 ? table_filter_load(table, part, &frame, err) : 0;
+    return rc < 0 ? rc : 0;
 }

@@ -15,7 +15,7 @@
  *
  *   Q1  `frame` is pinned by the source whenever it is not NULL, and is the frame of `block`.
  *   Q2  On an entry: begin <= entry_index < end, and `next_at` is where entry_index + 1 would begin.
- *   Q3  An epoch is held only while a frame is looked up and pinned.
+ *   Q3  An epoch is held only while a block is looked up, and loaded if need be: never between two calls.
  */
 #include "sstable/table_internal.h"
 

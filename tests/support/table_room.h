@@ -301,6 +301,18 @@ static inline struct table *open_table(struct room *room, const struct table_met
     return table;
 }
 
+/* Loads all pages of index and filter. */
+static inline void pages_carry(struct room *room, struct table *table) {
+    struct epoch_slot *slot;
+    int rc = 0;
+    cr_assert_eq(epoch_enter(cache_epoch(room->store.cache), &slot), 0);
+    for (uint64_t page = 0; rc == 0; page++) {
+        rc = table_page_carry(table, page, &room->error);
+    }
+    epoch_leave(slot);
+    cr_assert_eq(rc, PLEAT_ABSENT, "%s", room->error.message);
+}
+
 static inline struct source *new_source(struct table *table, const struct source_bounds *bounds) {
     struct source *source = NULL;
     cr_assert_eq(table_source_new(table, bounds, &source, NULL), 0);
