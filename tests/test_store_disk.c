@@ -338,35 +338,134 @@ Test(store_disk, an_open_whose_sync_of_the_directory_fails_says_so_and_loses_not
     expect_in_every_model(2);
 }
 
-/* A clock on which each sleep takes 3 ms: processors that are busy with something else. */
-static uint64_t busy_now_ns(const struct vfs *vfs) {
-    static uint64_t now_ns;
+/* ---- back-pressure (flow.c) ------------------------------------------------------------------------------------- */
+
+static uint64_t clock_ns;      /* as the store reads it */
+static uint64_t clock_step_ns; /* that passes between two looks */
+
+static uint64_t clock_now_ns(const struct vfs *vfs) {
     (void)vfs;
-    return now_ns += 3000000;
+    return clock_ns += clock_step_ns;
 }
 
-static uint64_t delayed_ns(unsigned commits) {
+/* In steps nobody is held back, and the clock is ours. */
+static void flow_begin(uint64_t step_ns) {
+    open_store();
+    clock_ns = 1000000000;
+    clock_step_ns = step_ns;
+    watched = *db->vfs;
+    watched.now_ns = clock_now_ns;
+    db->vfs = &watched;
+}
+
+static uint64_t delayed_ns(unsigned commits, uint64_t bytes) {
     uint64_t before = atomic_load(&db->counters.delayed_ns);
+    db->options.background = PLEAT_BACKGROUND_THREADS;
     for (unsigned i = 0; i < commits; i++) {
-        cr_assert_eq(flow_wait(db, &err), 0);
+        cr_assert_eq(flow_wait(db, bytes, &err), 0);
     }
+    db->options.background = PLEAT_BACKGROUND_STEPS;
     return atomic_load(&db->counters.delayed_ns) - before;
 }
 
+/* Each sleep takes 3 ms: processors that are busy with something else. */
 Test(store_disk, commits_are_held_back_as_long_as_they_owe_however_long_a_sleep_takes) {
-    open_store();
-    const struct vfs *vfs = db->vfs;
-    watched = *vfs;
-    watched.now_ns = busy_now_ns;
-    db->vfs = &watched;
-    db->options.background = PLEAT_BACKGROUND_THREADS; /* in steps nobody is held back */
-    atomic_store(&db->pressure, 512);
-    uint64_t delayed = delayed_ns(100);
+    flow_begin(3000000);
+    atomic_store(&db->flow.pressure, 512);
+    uint64_t delayed = delayed_ns(100, 16384);
     cr_assert(delayed >= 22000000 && delayed <= 28000000, "100 commits of a quarter of a ms: %llu ns",
               (unsigned long long)delayed);
-    atomic_store(&db->pressure, 1024);
-    cr_assert_geq(delayed_ns(3), 9000000, "credit lets a commit pass the bound of level 0");
-    atomic_store(&db->pressure, 0);
-    db->options.background = PLEAT_BACKGROUND_STEPS;
-    db->vfs = vfs;
+    delayed = delayed_ns(1600, 1024);
+    cr_assert(delayed >= 22000000 && delayed <= 28000000, "as many bytes in 1,600: %llu ns",
+              (unsigned long long)delayed);
+    atomic_store(&db->flow.pressure, 1024);
+    cr_assert_geq(delayed_ns(3, 16384), 9000000, "credit lets a commit pass the bound of level 0");
+    atomic_store(&db->flow.pressure, 0);
+}
+
+Test(store_disk, room_beside_a_flush_is_shared_out_over_the_time_that_it_needs) {
+    memtable_bytes = 1 << 16;
+    flow_begin(0);
+    struct flow *flow = &db->flow;
+    uint64_t n = 0;
+    while (frozen_bytes() == 0) {
+        cr_assert_eq(commit(++n), 0);
+    }
+    atomic_store(&flow->frozen_ns, clock_ns);
+    atomic_store(&flow->flush_ns, 80000000);
+    atomic_store(&flow->passed_ns, clock_ns);
+    cr_assert_eq(flow_delay_ns(db), 0, "room enough");
+    while (arena_used(db->active->arena) <= memtable_bytes / 2) {
+        cr_assert_eq(commit(++n), 0);
+    }
+    uint64_t room = memtable_bytes - arena_used(db->active->arena);
+    cr_assert_gt(room, 16384);
+    static const struct {
+        uint64_t elapsed_ms, remaining_ms;
+    } moments[] = {{0, 80}, {20, 60}, {53, 27}, {60, 30}, {100, 50}, {400, 200}};
+    for (size_t i = 0; i < sizeof moments / sizeof moments[0]; i++) {
+        atomic_store(&flow->passed_ns, clock_ns + moments[i].elapsed_ms * 1000000);
+        atomic_store(&flow->frozen_ns, clock_ns);
+        clock_ns += moments[i].elapsed_ms * 1000000;
+        uint64_t expected = moments[i].remaining_ms * 1000000 * 16384 / room, found = flow_delay_ns(db);
+        cr_assert(found + 1 >= expected && found <= expected + 1, "%llu ms: %llu ns, %llu were expected",
+                  (unsigned long long)moments[i].elapsed_ms, (unsigned long long)found, (unsigned long long)expected);
+    }
+    atomic_store(&flow->passed_ns, clock_ns - 1000000000);
+    cr_assert_eq(flow_delay_ns(db), 0, "the last commit was long ago");
+    cr_assert_eq(delayed_ns(1, 16384), 0);
+    cr_assert_eq(atomic_load(&flow->passed_ns), clock_ns, "from now on it counts");
+    /* What a flush takes is learnt: half of what was known, half of the last. */
+    atomic_store(&flow->frozen_ns, clock_ns);
+    clock_ns += 20000000;
+    cr_assert_eq(pleat_step(db, &err), 0);
+    cr_assert_eq(atomic_load(&flow->flush_ns), 50000000);
+    cr_assert_eq(flow_delay_ns(db), 0, "nothing is frozen");
+}
+
+/* Reads of a range that meet many runs make the writer keep them fewer. */
+Test(store_disk, readers_of_level_0_lower_what_it_may_hold) {
+    memtable_bytes = 1 << 16;
+    flow_begin(0);
+    struct flow *flow = &db->flow;
+    struct version *version;
+    for (unsigned run = 0; run < 7; run++) { /* over the same keys */
+        cr_assert_eq(commit(1), 0);
+        cr_assert_eq(commit(9), 0);
+        cr_assert_eq(pleat_flush(db, &err), 0);
+        version = registry_current(db->registry);
+        cr_assert_eq(compaction_level0_runs(version), run, "the first went deep");
+        struct pleat_iter *iter;
+        uint64_t before = atomic_load(&flow->level0_visits);
+        cr_assert_eq(pleat_iter_new(pleat_default_space(db), NULL, &iter, &err), 0);
+        pleat_iter_free(iter);
+        uint64_t visits = atomic_load(&flow->level0_visits) - before;
+        cr_assert_eq(visits, run + 1 > db->options.level0_tables ? run + 1 : 0, "%u runs", run);
+        version_unref(version);
+    }
+    version = registry_current(db->registry);
+    atomic_store(&flow->level0_visits, 0);
+    atomic_store(&flow->looked_ns, clock_ns);
+    clock_ns += 1000000000;
+    flow_update(db, version);
+    cr_assert_eq(atomic_load(&flow->pressure), 0, "six runs are calm, twice the target is eight");
+    uint64_t last = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        atomic_store(&flow->level0_visits, 1000000); /* more than a sixteenth of the time */
+        clock_ns += 1000000000;
+        flow_update(db, version);
+        cr_assert_geq(atomic_load(&flow->pressure), last);
+        last = atomic_load(&flow->pressure);
+        atomic_store(&flow->level0_visits, 1);
+        clock_ns += 1000000;
+        flow_update(db, version);
+        cr_assert_eq(atomic_load(&flow->pressure), last, "a ms says nothing");
+    }
+    cr_assert(last > 450 && last <= 512, "half way from the target to twice it: %llu", (unsigned long long)last);
+    for (unsigned i = 0; i < 4; i++) {
+        clock_ns += 1000000000;
+        flow_update(db, version);
+    }
+    cr_assert_eq(atomic_load(&flow->pressure), 0, "nobody reads any more");
+    version_unref(version);
 }

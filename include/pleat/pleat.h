@@ -318,7 +318,8 @@ struct pleat_commit_options {
  * PLEAT_SKIPPED; PLEAT_ERR_MISMATCH; PLEAT_ERR_NO_SPACE and PLEAT_ERR_NO_MEMORY with nothing applied; after a failed
  * sync or log write the handle is read-only with that error. An empty batch that sets a cursor is a commit; one that
  * sets none takes no sequence number.
- * Blocking: may be delayed while flushes and compactions are behind (in steps of at most 1 ms). Any thread.
+ * Blocking: may be delayed while flushes and compactions are behind, by at most 10 ms unless level 0 or both memtables
+ * are full. Any thread.
  */
 PLEAT_API int pleat_commit(struct pleat_db *db, struct pleat_batch *batch, const struct pleat_commit_options *options,
                            uint64_t *ret_sequence, struct pleat_error *err);
@@ -491,7 +492,7 @@ struct pleat_stats {
     uint64_t cache_hits;      /* sampled where exact counting would cost the reader */
     uint64_t cache_misses;
     uint64_t debt_bytes;
-    uint64_t delay_ns;        /* that the next commit would be held back */
+    uint64_t delay_ns;        /* that a commit of 16 KiB would be held back */
     uint64_t delayed_ns_total;
     uint64_t commits;
     uint64_t updates;

@@ -279,7 +279,7 @@ int pleat_commit(struct pleat_db *db, struct pleat_batch *batch, const struct pl
                        PLEAT_COMMIT_NO_SYNC);
     }
     rc = rc == 0 ? db_writable(db, err) : rc;
-    rc = rc == 0 ? flow_wait(db, err) : rc;
+    rc = rc == 0 ? flow_wait(db, wal_record_bytes(&batch->record), err) : rc;
     bool sync = options->sync == PLEAT_COMMIT_SYNC ||
                 (options->sync == PLEAT_COMMIT_SYNC_DEFAULT && db->options.durability == PLEAT_SYNC_EACH);
     rc = rc == 0 && sync ? sync_recovered(db, err) : rc; /* a failed flush leaves the commit out (F7) */

@@ -104,6 +104,18 @@ struct db_counters {
     _Atomic uint64_t bytes_flushed, bytes_in, bytes_out, flushes, compactions, moves, syncs, delayed_ns;
 };
 
+/* What flow.c knows. Relaxed hints, all of them: no partner. */
+struct flow {
+    _Atomic uint64_t pressure;      /* of level 0, 0 .. 1,024 */
+    _Atomic int64_t owed_ns;        /* delays too short to sleep; below zero: slept ahead */
+    _Atomic uint64_t level0_visits; /* by reads of ranges since looked_ns */
+    _Atomic uint64_t looked_ns;
+    _Atomic uint32_t readers;       /* what they count for, 0 .. 1,024 */
+    _Atomic uint64_t frozen_ns;     /* when the last generation was frozen */
+    _Atomic uint64_t flush_ns;      /* from then on until a full one is in tables, as far as known */
+    _Atomic uint64_t passed_ns;     /* when the last commit passed that had a pace */
+};
+
 struct pleat_db {
     /* frozen after open */
     const struct vfs *vfs;
@@ -192,8 +204,7 @@ struct pleat_db {
     struct mutex sticky_mu;
     struct mutex names_mu;         /* held during a sync of the directory */
     _Atomic uint64_t outstanding_snapshots, outstanding_iterators, outstanding_values;
-    _Atomic uint64_t pressure;     /* 0 .. 1,024: see flow.c */
-    _Atomic int64_t owed_ns;       /* delays too short to sleep; below zero: slept ahead */
+    struct flow flow;
     struct thread log_thread;
     bool log_thread_runs;
     struct db_counters counters;
@@ -414,12 +425,23 @@ void warm_added(struct pleat_db *db, const struct version *before, const struct 
 
 /* ---- flow.c: back-pressure -------------------------------------------------------------------------------------- */
 
-/* Recomputes the pressure from the version's shape. */
+/* At open, of zeros. */
+void flow_init(struct pleat_db *db, const struct version *version);
+/* Recomputes the pressure from the version's shape, and from what readers have met since the last time. */
 void flow_update(struct pleat_db *db, const struct version *version);
-/* Holds a commit back as the debt asks, in steps of at most 1 ms. No lock held. */
-int flow_wait(struct pleat_db *db, struct pleat_error *err);
-/* What the next commit would wait, in ns. */
+/* A generation has been frozen; the one that was frozen last, with so many bytes, is in tables. */
+void flow_frozen(struct pleat_db *db);
+void flow_flushed(struct pleat_db *db, uint64_t bytes);
+/* Holds a commit of `bytes` back as the debt asks, for at most 10 ms; longer where level 0 is full. No lock held. */
+int flow_wait(struct pleat_db *db, uint64_t bytes, struct pleat_error *err);
+/* What a commit of 16 KiB would wait, in ns. */
 uint64_t flow_delay_ns(struct pleat_db *db);
+/* A read of a range has opened so many runs. */
+static inline void flow_visit(struct pleat_db *db, size_t runs) {
+    if (UNLIKELY(runs > db->options.level0_tables)) { /* more than a store at rest has */
+        atomic_fetch_add_explicit(&db->flow.level0_visits, runs, memory_order_relaxed); /* a sum, no partner */
+    }
+}
 
 /* ---- get.c, iter.c ---------------------------------------------------------------------------------------------- */
 

@@ -299,6 +299,7 @@ int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record
     db->active = next;
     db->active_segment = segment;
     db->populated_bytes = 0;
+    flow_frozen(db);
     view_push(db, prepared, next);
     generation_unref(next); /* the view holds it now; the old one's reference stays with the older views */
     sync_ask(db, true, false);

@@ -193,6 +193,7 @@ static int iter_add_tree(struct pleat_iter *iter, const struct tree *tree, struc
         }
         ++*count;
     }
+    flow_visit(iter->db, *count - memtables);
     return 0;
 }
 

@@ -313,7 +313,7 @@ static int open_start(struct pleat_db *db, struct recovered *recovered, struct p
     struct version *version = registry_current(db->registry);
     rc = rc == 0 ? view_start(db, recovered->generations, recovered->count, version, err) : rc;
     if (rc == 0 && !db->read_only) {
-        flow_update(db, version);
+        flow_init(db, version);
     }
     version_unref(version);
     recovered_release(recovered); /* the view holds them now, or nobody does */

@@ -156,6 +156,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     rc = work_flush_runs(db, generation, log_floor, before, &edit, &failure);
     if (rc == 0) {
         sync_flushed(db, generation->last_sequence, &generation->cursors);
+        flow_flushed(db, arena_used(generation->arena));
         work_flow(db);
     } else {
         rc = work_failed(db, "flush", rc, &failure);
