@@ -110,6 +110,12 @@ Test(cache, second_fetch_hits_and_counts) {
     finish(cache, &slot, 1);
 }
 
+static struct cache_frame *prepared(struct cache *cache, const uint8_t *data, size_t bytes) {
+    struct cache_frame *frame = cache_prepare(cache, data, bytes);
+    cr_assert_not_null(frame);
+    return frame;
+}
+
 Test(cache, gets_enter_at_one_and_scans_at_zero) {
     struct cache *cache = cache_of(MIB);
     struct cache_slot slots[3] = {{0}};
@@ -117,11 +123,11 @@ Test(cache, gets_enter_at_one_and_scans_at_zero) {
     fetch_in(cache, &slots[1], 2, 100, CACHE_SCAN);
     fetch_in(cache, &slots[1], 2, 100, CACHE_SCAN);
     uint8_t data[3] = {content(3, 0), content(3, 1), content(3, 2)};
-    cache_insert(cache, &slots[2], data, 3, CACHE_GET);
+    cache_adopt(cache, &slots[2], prepared(cache, data, 3), 2);
     struct epoch_slot *inside = enter(cache);
     cr_assert_eq(cache_slot_load(&slots[0])->score, 1);
     cr_assert_eq(cache_slot_load(&slots[1])->score, 0, "a scan's hit raises nothing");
-    cr_assert_eq(cache_slot_load(&slots[2])->score, 1);
+    cr_assert_eq(cache_slot_load(&slots[2])->score, 2);
     cache_touch(cache_slot_load(&slots[1]));
     cr_assert_eq(cache_slot_load(&slots[1])->score, 3);
     epoch_leave(inside);
@@ -547,26 +553,51 @@ Test(cache, cleared_slot_serves_late_readers_without_being_filled) {
         cr_assert(fetch_in(cache, &slots[i], 9, 100, CACHE_GET));
     }
     uint8_t byte = 0;
-    cache_insert(cache, &slots[0], &byte, 1, CACHE_GET);
+    cache_adopt(cache, &slots[0], prepared(cache, &byte, 1), 1);
     cr_assert_null(cache_slot_load(&slots[0]));
     cr_assert_eq(stats_of(cache).frames, 0);
     epoch_leave(outer);
     finish(cache, slots, 2);
 }
 
-Test(cache, insert_fills_empty_slots_only) {
+Test(cache, prepared_frames_are_found_once_adopted_and_only_in_empty_slots) {
     struct cache *cache = cache_of(64 * KIB);
-    struct cache_slot slot = {0};
+    struct cache_slot slots[2] = {{0}};
     uint8_t data[300];
     for (size_t i = 0; i < sizeof data; i++) {
         data[i] = content(5, i);
     }
-    cache_insert(cache, &slot, data, sizeof data, CACHE_SCAN);
-    cr_assert_not(fetch_in(cache, &slot, 5, sizeof data, CACHE_GET));
+    struct cache_frame *first = prepared(cache, data, sizeof data), *second = prepared(cache, data, sizeof data);
+    struct cache_frame *third = prepared(cache, data, sizeof data);
+    cr_assert_eq(stats_of(cache).frames, 0, "nobody finds them yet");
+    cr_assert_geq(stats_of(cache).used_bytes, 3 * sizeof data, "but they are paid for");
+    cache_adopt(cache, &slots[0], first, 3);
     memset(data, 0, sizeof data);
-    cache_insert(cache, &slot, data, sizeof data, CACHE_SCAN);
-    cr_assert_not(fetch_in(cache, &slot, 5, sizeof data, CACHE_GET), "the slot was taken");
-    finish(cache, &slot, 1);
+    cr_assert_not(fetch_in(cache, &slots[0], 5, sizeof data, CACHE_GET), "there, and a copy");
+    cache_adopt(cache, &slots[0], second, 3);
+    cr_assert_not(fetch_in(cache, &slots[0], 5, sizeof data, CACHE_GET), "the slot was taken");
+    cr_assert_eq(stats_of(cache).frames, 1);
+    cache_discard(cache, third);
+    cr_assert(fetch_in(cache, &slots[1], 5, sizeof data, CACHE_GET));
+    cache_check(cache);
+    finish(cache, slots, 2);
+}
+
+Test(cache, prepared_frames_are_not_evicted_and_none_is_made_that_would_not_be_kept) {
+    struct cache *cache = cache_of(64 * KIB);
+    struct cache_slot slots[201] = {{0}};
+    static uint8_t data[40 * KIB];
+    memset(data, content(9, 0), 1);
+    cr_assert_null(cache_prepare(cache, data, sizeof data), "more than half of the budget");
+    struct cache_frame *frame = prepared(cache, data, 1);
+    for (uint8_t i = 0; i < 200; i++) {
+        fetch_in(cache, &slots[i], i, 1000, CACHE_GET);
+    }
+    cr_assert_gt(stats_of(cache).evictions, 0);
+    cache_adopt(cache, &slots[200], frame, 0);
+    cr_assert_not(fetch_in(cache, &slots[200], 9, 1, CACHE_GET));
+    cache_check(cache);
+    finish(cache, slots, 201);
 }
 
 Test(cache, block_of_more_than_half_the_capacity_displaces_nothing) {
@@ -751,7 +782,12 @@ static bool run_with_failure(uint64_t n, bool for_ever) {
         }
         epoch_leave(inside);
         uint8_t byte = 1;
-        cache_insert(cache, &slots[(i + 7) % COUNT], &byte, 1, CACHE_SCAN);
+        struct cache_frame *ready = cache_prepare(cache, &byte, 1);
+        if (ready != NULL && i % 3 == 0) {
+            cache_discard(cache, ready);
+        } else if (ready != NULL) {
+            cache_adopt(cache, &slots[(i + 7) % COUNT], ready, 1);
+        }
         cache_slots_clear(cache, &slots[(i + 7) % COUNT], 1);
         epoch_synchronize(cache_epoch(cache));
         slots[(i + 7) % COUNT] = (struct cache_slot){0};

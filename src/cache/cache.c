@@ -313,22 +313,36 @@ int cache_fetch(struct cache *cache, struct cache_slot *slot, size_t bytes, enum
     return 0;
 }
 
-void cache_insert(struct cache *cache, struct cache_slot *slot, const uint8_t *data, size_t bytes, enum cache_use use) {
-    uintptr_t expected = 0;
-    /* Acquire, as in cache_fetch. */
-    if (!atomic_compare_exchange_strong_explicit(&slot->pointer, &expected, CACHE_SLOT_TAG | CACHE_SLOT_LOADING,
-                                                 memory_order_acquire, memory_order_relaxed)) {
-        return;
+struct cache_frame *cache_prepare(struct cache *cache, const uint8_t *data, size_t bytes) {
+    if (!cache_keeps(cache, bytes)) {
+        return NULL;
     }
-    struct cache_frame_inner *inner = cache_frame_new(cache, bytes, use);
+    struct cache_frame_inner *inner = cache_frame_new(cache, bytes, CACHE_CARRY);
     if (inner == NULL) {
-        cache_load_abandon(cache, slot, NULL);
-        return;
+        return NULL;
     }
     if (bytes > 0) {
         memcpy(inner->frame.data, data, bytes);
     }
-    cache_load_finish(cache, slot, inner, use);
+    return &inner->frame;
+}
+
+void cache_adopt(struct cache *cache, struct cache_slot *slot, struct cache_frame *frame, uint8_t score) {
+    uintptr_t expected = 0;
+    /* Acquire, as in cache_fetch. */
+    if (!atomic_compare_exchange_strong_explicit(&slot->pointer, &expected, CACHE_SLOT_TAG | CACHE_SLOT_LOADING,
+                                                 memory_order_acquire, memory_order_relaxed)) {
+        cache_discard(cache, frame);
+        return;
+    }
+    cache_score_raise(frame, score);
+    cache_load_finish(cache, slot, cache_frame_inner_of(frame), CACHE_CARRY);
+}
+
+void cache_discard(struct cache *cache, struct cache_frame *frame) {
+    mutex_lock(&cache->mutex);
+    cache_frame_release_locked(cache, cache_frame_inner_of(frame));
+    mutex_unlock(&cache->mutex);
 }
 
 /* ---- pins ------------------------------------------------------------------------------------------------------- */

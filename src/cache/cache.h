@@ -79,7 +79,7 @@ struct epoch *cache_epoch(struct cache *cache);
 
 /* Inside an epoch: the frame, or NULL when it is not loaded. Valid until epoch_leave unless pinned. */
 static inline struct cache_frame *cache_slot_load(const struct cache_slot *slot) {
-    /* Acquire; pairs with the release that ends a load in cache_fetch and cache_insert. */
+    /* Acquire; pairs with the release that ends a load in cache_fetch, and with that of cache_adopt. */
     uintptr_t pointer = atomic_load_explicit(&slot->pointer, memory_order_acquire);
     return (pointer & 1) == 0 ? (struct cache_frame *)pointer : NULL;
 }
@@ -111,9 +111,13 @@ int cache_fetch(struct cache *cache, struct cache_slot *slot, size_t bytes, enum
                 int (*load)(void *context, uint8_t *data, size_t bytes, struct pleat_error *err), void *context,
                 struct cache_frame **ret_frame, struct pleat_error *err);
 
-/* Puts `bytes` of ready data into an empty slot (a flush warming its blocks); does nothing when the slot is taken or
- * there is no memory. `data` is copied. */
-void cache_insert(struct cache *cache, struct cache_slot *slot, const uint8_t *data, size_t bytes, enum cache_use use);
+/* A frame for a slot that does not exist yet, filled with a copy of `data`: nobody finds it, and nothing evicts it,
+ * until one of the next two ends that. NULL when it would not be kept, or without memory. */
+struct cache_frame *cache_prepare(struct cache *cache, const uint8_t *data, size_t bytes);
+/* Publishes a prepared frame as CACHE_CARRY does, with this score; drops it when the slot is taken. */
+void cache_adopt(struct cache *cache, struct cache_slot *slot, struct cache_frame *frame, uint8_t score);
+/* Frees a prepared frame. */
+void cache_discard(struct cache *cache, struct cache_frame *frame);
 
 /* Inside an epoch, or with a pin held: keep the frame beyond the epoch. */
 void cache_pin(struct cache_frame *frame);

@@ -83,7 +83,7 @@ static int run_move(const struct mem *mem, const struct compaction *compaction, 
 /* Takes back what was put into the edit behind the given counts; files are not touched. */
 static void edit_truncate(struct edit *edit, size_t added_count, size_t removed_count) {
     while (edit->added_count > added_count) {
-        table_meta_fini(edit->mem, &edit->added[--edit->added_count].meta);
+        edit_drop_table(edit);
     }
     edit->removed_count = removed_count;
 }

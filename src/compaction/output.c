@@ -30,6 +30,55 @@ void output_init(struct output *output, struct registry *registry, const struct 
         .edit_start = edit->added_count,
         .level = level,
     };
+    heat_init(&output->heat, tree);
+}
+
+/* What a table builder asks before it stores a block. */
+static uint8_t output_heat(void *context, struct pleat_slice first_key, size_t image_bytes) {
+    struct output *output = context;
+    struct cache *cache = registry_store(output->registry)->cache;
+    struct epoch_slot *slot;
+    if ((output->kept_bytes >= output->kept_bytes_max && !cache_has_room(cache)) ||
+        epoch_enter(cache_epoch(cache), &slot) < 0) {
+        return 0;
+    }
+    uint8_t score = heat_at(&output->heat, first_key);
+    epoch_leave(slot);
+    output->kept_bytes += score > 0 ? image_bytes : 0;
+    return score;
+}
+
+/* Whether the next table's images may be kept (U3). */
+static bool output_may_keep(struct output *output) {
+    struct cache_stats stats;
+    cache_stats_read(registry_store(output->registry)->cache, &stats);
+    output->kept_bytes_max = stats.capacity_bytes / 8;
+    return stats.misses > 0 && (output->level > 0 || stats.used_bytes <= stats.capacity_bytes / 2);
+}
+
+/* The table, opened, with what was kept of it, its pages first: NULL when nothing was, or it failed, which is left to
+ * the reader who meets it. */
+static struct table_ref *output_warm(struct output *output, const struct table_meta *meta) {
+    struct table *table;
+    if (!table_builder_has_kept(output->builder)) {
+        return NULL;
+    }
+    struct table_ref *ref = table_ref_new(output->registry, meta);
+    if (ref == NULL || table_ref_open(ref, &table, NULL) < 0) {
+        table_ref_unref(ref);
+        return NULL;
+    }
+    table_builder_give(output->builder, table);
+    int rc = 0;
+    for (uint32_t page = 0; rc == 0; page++) {
+        struct epoch_slot *slot;
+        rc = epoch_enter(cache_epoch(registry_store(output->registry)->cache), &slot);
+        if (rc == 0) {
+            rc = table_page_carry(table, page, NULL);
+            epoch_leave(slot);
+        }
+    }
+    return ref;
 }
 
 static int output_begin(struct output *output, struct pleat_error *err) {
@@ -40,6 +89,8 @@ static int output_begin(struct output *output, struct pleat_error *err) {
         .grouping = output->space->grouping,
         .sequence_min = output->sequence_min,
         .sequence_max = output->sequence_max,
+        .heat = output_may_keep(output) ? output_heat : NULL,
+        .heat_context = output,
     };
     int rc = registry_file_number(output->registry, &options.number, err);
     if (rc < 0) {
@@ -56,6 +107,7 @@ static int output_end(struct output *output, struct pleat_error *err) {
     if (rc < 0) {
         return rc; /* the builder unlinks its file when it is freed */
     }
+    struct table_ref *ref = output_warm(output, &meta);
     table_builder_free(output->builder);
     output->builder = NULL;
     uint64_t bytes = meta.file_bytes;
@@ -66,9 +118,11 @@ static int output_end(struct output *output, struct pleat_error *err) {
         char name[TABLE_NAME_BYTES];
         table_name(number, name);
         (void)store->vfs->dir_unlink(store->dir, name, NULL); /* if this fails, too, the sweep at open removes it */
+        table_ref_unref(ref);
         table_meta_fini(store->mem, &meta);
         return rc;
     }
+    output->edit->added[output->edit->added_count - 1].ref = ref;
     output->bytes += bytes;
     output->entries += entries;
     return 0;
@@ -128,10 +182,9 @@ void output_abandon(struct output *output) {
     table_builder_free(output->builder);
     output->builder = NULL;
     while (edit->added_count > output->edit_start) {
-        struct edit_table *added = &edit->added[--edit->added_count];
         char name[TABLE_NAME_BYTES];
-        table_name(added->meta.number, name);
+        table_name(edit->added[edit->added_count - 1].meta.number, name);
+        edit_drop_table(edit);
         (void)store->vfs->dir_unlink(store->dir, name, NULL); /* if this fails, too, the sweep at open removes it */
-        table_meta_fini(edit->mem, &added->meta);
     }
 }

@@ -7,11 +7,16 @@
  *
  *   U1  Between output_init and output_finish or output_abandon the edit's tail holds only this run's tables.
  *   U2  After output_abandon no file of the run is left and the edit is as it was.
+ *   U3  A table appears with the images of its blocks whose place in the older tables is cached and read (heat.h):
+ *       they are at hand when it is written. The older ones stay in the cache as long as their tables do, so what the
+ *       budget has no room for is kept up to an eighth of it, in a run; src/db/warm.c does the rest, one block for
+ *       another. In level 0, whose runs are soon merged, only while the cache is half empty.
  */
 #ifndef PLEAT_COMPACTION_OUTPUT_H
 #define PLEAT_COMPACTION_OUTPUT_H
 
 #include "compaction/compact.h"
+#include "compaction/heat.h"
 
 struct output {
     struct registry *registry;
@@ -28,6 +33,9 @@ struct output {
     size_t below_index;
     size_t edit_start; /* added tables of the edit that are not ours */
     unsigned level;
+    struct heat heat;          /* of the tree before */
+    uint64_t kept_bytes;       /* of images kept for the cache (U3) */
+    uint64_t kept_bytes_max;   /* of those, without room in it */
 };
 
 /* Everything is borrowed. `version` supplies the space and the level below. */

@@ -2,15 +2,10 @@
  * warm.c - new tables take over the places in the cache that older ones had for the same keys.
  *
  * A flush or compaction leaves tables of which no block is cached, however hot their keys are: each reader would load
- * its block anew while it waits, right after every change of the tree. So the thread that did the job loads them:
- *
- *     deepest older table    [ score 3 ] [ score 1 ] [ score 0 ] [ not cached ]
- *                                 |           |           |            |
- *     new table              [ score 2 ] [ score 0 ]      -            -          by key, block by block
- *
- * The deepest table answers for what is read: a read of a range looks at every level, and a key's older entry says
- * where it belongs. Each change takes a point from the score, as a turn of the clock does, so what nobody reads any
- * more is carried a few times and no further; a store that nobody reads does not even open its new tables here.
+ * its block anew while it waits, right after every change of the tree. Most of what was read is kept as it is written
+ * (compaction/output.c), and the new tables are warm when they appear. Here the thread that did the job loads what was
+ * not kept for want of room, at the score that compaction/heat.h says, and drops what it replaces. A store that nobody
+ * reads does not even open its new tables here.
  *
  *   W1  A block is loaded only where a used one of an older table lies: carrying is bounded by what readers loaded.
  *       Pages of index and filter are loaded for a table that has such a block, as long as the cache has room.
@@ -22,72 +17,34 @@
  *       the reader who meets them.
  */
 #include "base/bytes.h"
+#include "compaction/heat.h"
 #include "db/db.h"
 
 #define WARM_BLOCKS 16 /* between two looks at what else there is to do */
 
 struct warm {
     struct pleat_db *db;
-    const struct tree *before; /* held by the caller */
+    struct heat heat; /* of the tree before */
     void (*pause)(void *context);
-    uint8_t *key; /* room for one */
-    /* the last answer: neighbours mostly have the same one */
-    struct table *older;
-    uint32_t older_block;
-    uint8_t older_score;
+    uint8_t *key;               /* room for one */
+    const struct table *dropped; /* of which this block was dropped last (W2) */
+    uint32_t dropped_block;
 };
-
-/* The table, if a reader has opened it. */
-static struct table *warm_opened(const struct table_ref *ref) {
-    return atomic_load_explicit(&ref->table, memory_order_acquire); /* pairs with the release in table_ref_open */
-}
-
-static bool warm_covers(const struct table_meta *meta, struct pleat_slice key) {
-    return key_compare(meta->smallest, meta->smallest_bytes, key.data, key.bytes) <= 0 &&
-           key_compare(meta->largest, meta->largest_bytes, key.data, key.bytes) >= 0;
-}
-
-/* The deepest table of the older tree whose range holds the key, or NULL. */
-static struct table_ref *warm_deepest(const struct tree *before, struct pleat_slice key) {
-    for (unsigned l = LIMIT_LEVELS - 1; l > 0; l--) {
-        const struct level *level = &before->levels[l];
-        size_t i = level_find(level, key.data, key.bytes);
-        if (i < level->count && warm_covers(&level->tables[i]->meta, key)) {
-            return level->tables[i];
-        }
-    }
-    const struct level *zero = &before->levels[0];
-    for (size_t i = zero->count; i > 0; i--) {
-        if (warm_covers(&zero->tables[i - 1]->meta, key)) {
-            return zero->tables[i - 1];
-        }
-    }
-    return NULL;
-}
 
 /* The score of what lay at the key before the change. Inside an epoch. */
 static uint8_t warm_score(struct warm *warm, struct pleat_slice key) {
-    struct table_ref *ref = warm_deepest(warm->before, key);
-    struct table *older = ref != NULL ? warm_opened(ref) : NULL;
-    if (older == NULL) {
-        return 0;
+    struct heat *heat = &warm->heat;
+    uint8_t score = heat_at(heat, key);
+    if (score == 0 || (heat->table == warm->dropped && heat->block == warm->dropped_block)) {
+        return score;
     }
-    struct table_place place;
-    table_locate_cached(older, key.data, key.bytes, &place);
-    if (place.node == NULL) {
-        return 0; /* a page of the index that was not worth its room: nor are the blocks under it */
+    /* Relaxed: set before the version without it was published, which the caller waited for. */
+    if (atomic_load_explicit(&heat->ref->obsolete, memory_order_relaxed)) {
+        table_block_drop(heat->table, heat->block); /* W2 */
+        warm->dropped = heat->table;
+        warm->dropped_block = heat->block;
     }
-    uint32_t block = place.block;
-    if (older != warm->older || block != warm->older_block) {
-        warm->older = older;
-        warm->older_block = block;
-        warm->older_score = table_block_score(older, block);
-        /* Relaxed: set before the version without it was published, which the caller waited for. */
-        if (warm->older_score > 0 && atomic_load_explicit(&ref->obsolete, memory_order_relaxed)) {
-            table_block_drop(older, block); /* W2 */
-        }
-    }
-    return warm->older_score;
+    return score;
 }
 
 /* W3: false when it is time to stop. */
@@ -108,7 +65,7 @@ static bool warm_is_due(const struct tree *before, const struct table_meta *meta
     for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
         for (size_t i = 0; i < before->levels[l].count; i++) {
             const struct table_ref *ref = before->levels[l].tables[i];
-            struct table *table = warm_opened(ref);
+            struct table *table = heat_opened(ref);
             if (table != NULL &&
                 key_compare(ref->meta.smallest, ref->meta.smallest_bytes, meta->largest, meta->largest_bytes) <= 0 &&
                 key_compare(ref->meta.largest, ref->meta.largest_bytes, meta->smallest, meta->smallest_bytes) >= 0 &&
@@ -155,7 +112,8 @@ static bool warm_each(struct warm *warm, struct table *table,
 
 static void warm_table(struct pleat_db *db, const struct tree *before, struct table_ref *ref,
                        void (*pause)(void *context)) {
-    struct warm warm = {.db = db, .before = before, .pause = pause};
+    struct warm warm = {.db = db, .pause = pause};
+    heat_init(&warm.heat, before);
     struct table *table;
     if (!warm_is_due(before, &ref->meta) || table_ref_open(ref, &table, NULL) < 0) {
         return;

@@ -100,6 +100,7 @@ int table_store_sync(const struct table_store *store, struct vfs_file *file, str
 
 /* ---- building --------------------------------------------------------------------------------------------------- */
 
+struct table;
 struct table_builder;
 
 struct table_builder_options {
@@ -109,7 +110,10 @@ struct table_builder_options {
     uint8_t filter;                  /* enum filter_kind */
     struct table_grouping grouping;
     uint64_t sequence_min, sequence_max;
-    bool warm_cache;                 /* reserved: without effect, blocks are read back through the page cache */
+    /* Asked before each block is stored: the score of what is cached where it goes, 0 for nothing. The image of a block
+     * with a score is kept, a point below it, for table_builder_give. NULL: none is. */
+    uint8_t (*heat)(void *context, struct pleat_slice first_key, size_t image_bytes);
+    void *heat_context;
 };
 
 int table_builder_new(const struct table_store *store, const struct table_builder_options *options,
@@ -124,6 +128,9 @@ uint64_t table_builder_entries(const struct table_builder *builder);
 /* Writes the rest and syncs the file (not the directory). *ret_meta: owned by the caller (table_meta_fini). The builder
  * only waits for table_builder_free. */
 int table_builder_finish(struct table_builder *builder, struct table_meta *ret_meta, struct pleat_error *err);
+/* Whether images are kept; and, after finish, into the slots of the table with them, which was opened from the file. */
+bool table_builder_has_kept(const struct table_builder *builder);
+void table_builder_give(struct table_builder *builder, struct table *table);
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 

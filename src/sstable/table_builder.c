@@ -13,8 +13,6 @@
  *   W1  written + buffered bytes is the file offset of what comes next.
  *   W2  A builder that failed stays failed: the file is of no use and table_builder_free removes it.
  *   W3  Nothing refers to the file before finish returned 0, which synced it.
- *
- * options.warm_cache is reserved: a flush's blocks are read back through the page cache on first touch.
  */
 #include "sstable/table.h"
 
@@ -28,6 +26,7 @@
 #include "sstable/block_inline.h"
 #include "sstable/table_format.h"
 #include "sstable/table_index.h"
+#include "sstable/table_keep.h"
 
 #include <lz4.h>
 
@@ -46,6 +45,7 @@ struct table_builder {
     struct table_bytes group;      /* of the last entry; empty: none */
     struct table_bytes scratch;    /* key of an entry of a block that is passed through */
     struct table_meta meta;        /* counts so far */
+    struct table_keep keep;        /* for the table's slots */
     uint64_t written;
     uint64_t seed;
     int failure;                   /* W2 */
@@ -133,6 +133,7 @@ void table_builder_free(struct table_builder *builder) {
     mem_free(store->mem, builder->group.data);
     mem_free(store->mem, builder->scratch.data);
     table_meta_fini(store->mem, &builder->meta);
+    table_keep_fini(&builder->keep, store);
     mem_free(store->mem, builder);
 }
 
@@ -265,6 +266,16 @@ static int table_builder_begin_block(struct table_builder *builder, struct pleat
     return table_bytes_append(mem, &builder->last_key, last.data, last.bytes, err);
 }
 
+/* Keeps the image of the block that comes next, if its readers are there. */
+static void table_builder_keep(struct table_builder *builder, struct pleat_slice first, const uint8_t *image,
+                               size_t image_bytes) {
+    const struct table_builder_options *options = &builder->options;
+    uint8_t score = options->heat != NULL ? options->heat(options->heat_context, first, image_bytes) : 0;
+    if (score > 0) {
+        table_keep_block(&builder->keep, builder->store, builder->index.blocks, image, image_bytes, score - 1);
+    }
+}
+
 static int table_builder_end_block(struct table_builder *builder, const struct table_section *stored,
                                    struct pleat_error *err) {
     return table_index_add_block(builder->store->mem, &builder->index, stored->handle.stored_bytes,
@@ -285,6 +296,7 @@ static int table_builder_emit(struct table_builder *builder, size_t count, struc
     if (rc < 0) {
         return rc;
     }
+    table_builder_keep(builder, first, image, image_bytes);
     struct table_section stored;
     rc = table_builder_store_block(builder, image, image_bytes, &stored, err);
     return rc < 0 ? rc : table_builder_end_block(builder, &stored, err);
@@ -401,6 +413,7 @@ int table_builder_add_block(struct table_builder *builder, const struct table_bl
     }
     if (rc == 0) {
         struct table_section stored;
+        table_builder_keep(builder, block->first_key, block->image, block->image_bytes);
         memcpy(builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES, block->stored, block->stored_bytes);
         table_builder_seal(builder, block->codec, block->stored_bytes, block->image_bytes, &stored);
         rc = table_builder_end_block(builder, &stored, err);
@@ -415,6 +428,15 @@ uint64_t table_builder_bytes(const struct table_builder *builder) {
 
 uint64_t table_builder_entries(const struct table_builder *builder) {
     return builder->meta.entries;
+}
+
+bool table_builder_has_kept(const struct table_builder *builder) {
+    return builder->keep.frames.bytes > 0;
+}
+
+void table_builder_give(struct table_builder *builder, struct table *table) {
+    ASSERT(builder->finished);
+    table_keep_give(&builder->keep, builder->store, table);
 }
 
 /* ---- finish ----------------------------------------------------------------------------------------------------- */

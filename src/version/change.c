@@ -300,12 +300,14 @@ static int change_new_tables(struct change *change, struct registry *registry, c
         if (slot < 0) {
             return change_invalid(err, "space of a new table", 0, added->space);
         }
-        struct table_ref *ref = table_ref_new(registry, &added->meta);
+        struct table_ref *ref = added->ref != NULL ? added->ref : table_ref_new(registry, &added->meta);
         if (ref == NULL) {
             return error_no_memory(err, "a table of an edit", sizeof *ref);
         }
         level_push(&change->version->trees[slot]->levels[added->level], ref);
-        table_ref_unref(ref);
+        if (ref != added->ref) {
+            table_ref_unref(ref);
+        }
     }
     return 0;
 }

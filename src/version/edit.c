@@ -112,8 +112,8 @@ void edit_init(struct edit *edit, const struct mem *mem) {
 }
 
 void edit_fini(struct edit *edit) {
-    for (size_t i = 0; i < edit->added_count; i++) {
-        table_meta_fini(edit->mem, &edit->added[i].meta);
+    while (edit->added_count > 0) {
+        edit_drop_table(edit);
     }
     mem_free(edit->mem, edit->added);
     mem_free(edit->mem, edit->removed);
@@ -147,6 +147,12 @@ int edit_add_table(struct edit *edit, uint32_t space, unsigned level, struct tab
         *meta = (struct table_meta){0};
     }
     return rc;
+}
+
+void edit_drop_table(struct edit *edit) {
+    struct edit_table *added = &edit->added[--edit->added_count];
+    table_ref_unref(added->ref);
+    table_meta_fini(edit->mem, &added->meta);
 }
 
 int edit_remove_table(struct edit *edit, uint32_t space, unsigned level, uint64_t number, struct pleat_error *err) {

@@ -37,6 +37,9 @@ void table_ref_ref(struct table_ref *ref) {
 }
 
 void table_ref_unref(struct table_ref *ref) {
+    if (ref == NULL) {
+        return;
+    }
     /* acq_rel: pairs with the other unrefs, so that the last holder sees what every other did with the table */
     uint32_t before = atomic_fetch_sub_explicit(&ref->refs, 1, memory_order_acq_rel);
     ASSERT(before > 0);

@@ -86,6 +86,11 @@ int version_slot(const struct version *version, uint32_t space);
 /* The slot of a name, or -1. */
 int version_slot_by_name(const struct version *version, struct pleat_slice name);
 
+/* A reference to a table that no version holds yet; the meta is copied. NULL without memory. */
+struct table_ref *table_ref_new(struct registry *registry, const struct table_meta *meta);
+void table_ref_ref(struct table_ref *ref);
+/* The last one closes the table, and unlinks it when it is obsolete. NULL is allowed. */
+void table_ref_unref(struct table_ref *ref);
 /* The opened table, opening it on first touch. Safe inside an epoch. */
 int table_ref_open(struct table_ref *ref, struct table **ret_table, struct pleat_error *err);
 
@@ -139,6 +144,7 @@ struct edit_table {
     uint32_t space;
     uint8_t level;
     struct table_meta meta; /* added: owned by the edit; removed: only number is set */
+    struct table_ref *ref;  /* added: what versions will hold, a reference of the edit's; NULL: made as it is applied */
 };
 
 /* One atomic change of the registry. What is not set stays as it is. */
@@ -169,6 +175,8 @@ void edit_fini(struct edit *edit);
 /* Moves *meta into the edit (on an error the caller still owns it). */
 int edit_add_table(struct edit *edit, uint32_t space, unsigned level, struct table_meta *meta,
                    struct pleat_error *err);
+/* Takes the last added table out again. */
+void edit_drop_table(struct edit *edit);
 int edit_remove_table(struct edit *edit, uint32_t space, unsigned level, uint64_t number, struct pleat_error *err);
 
 /* ---- the registry ----------------------------------------------------------------------------------------------- */

@@ -41,12 +41,6 @@ struct facts {
     bool clean;
 };
 
-/* A reference to a table that no version holds yet; the meta is copied. NULL without memory. */
-struct table_ref *table_ref_new(struct registry *registry, const struct table_meta *meta);
-void table_ref_ref(struct table_ref *ref);
-/* The last one closes the table, and unlinks it when it is obsolete. */
-void table_ref_unref(struct table_ref *ref);
-
 struct tree *tree_new(struct registry *registry, const struct space_info *space);
 void tree_ref(struct tree *tree);
 void tree_unref(struct tree *tree); /* NULL is allowed */

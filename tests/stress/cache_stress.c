@@ -207,7 +207,12 @@ static void *owner_run(void *context) {
             struct load load = {world, table, block, false};
             size_t bytes = bytes_of(mark_of(table, block));
             (void)block_load(&load, data, bytes, NULL);
-            cache_insert(world->cache, &table->slots[block], data, bytes, CACHE_SCAN);
+            struct cache_frame *frame = cache_prepare(world->cache, data, bytes);
+            if (frame != NULL && block == 3) {
+                cache_discard(world->cache, frame);
+            } else if (frame != NULL) {
+                cache_adopt(world->cache, &table->slots[block], frame, (uint8_t)block);
+            }
         }
         /* Release; pairs with the acquire in read_block. */
         table_retire(world, atomic_exchange_explicit(&world->tables[random_below(&worker->random, TABLES)], table,
