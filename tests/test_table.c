@@ -432,3 +432,77 @@ Test(table_block, shows_droppable_entries_and_only_whole_blocks) {
     rows_free(&rows);
     room_close(&room);
 }
+
+/* ---- what compression is worth ---------------------------------------------------------------------------------- */
+
+struct codecs {
+    bool raw[64];
+    size_t blocks;
+};
+
+static int codecs_add(void *context, const struct table_part *part, const uint8_t *image) {
+    struct codecs *codecs = context;
+    (void)image;
+    if (strcmp(part->what, "block") == 0) {
+        cr_assert_lt(codecs->blocks, sizeof codecs->raw);
+        codecs->raw[codecs->blocks++] = part->stored_bytes == TABLE_HEADER_BYTES + part->image_bytes;
+    }
+    return 0;
+}
+
+/* A table of 1,000-byte values, two a block, of which the first `noise` bytes are random in rows [from, to). */
+static struct codecs codecs_of(size_t rows_count, size_t from, size_t to, size_t noise) {
+    struct room room;
+    struct rows rows = {0};
+    struct codecs codecs = {0};
+    room_open(&room, &mem_system);
+    for (size_t i = 0; i < rows_count; i++) {
+        char key[16];
+        rows_add(&rows, key, (size_t)snprintf(key, sizeof key, "key.%04zu", i), 1000);
+        memset(rows.data[i].value, 'v', 1000);
+        for (size_t j = 0; i >= from && i < to && j < noise; j++) {
+            rows.data[i].value[j] = (uint8_t)hash_mix(i, j);
+        }
+    }
+    rows_settle(&rows, true);
+    struct table_builder_options options = options_small();
+    options.block_bytes = 2200;
+    struct table_meta meta = build(&room, &rows, &options);
+    cr_assert_eq(table_dump(&room.store, options.number, codecs_add, &codecs, &room.error), 0, "%s",
+                 room.error.message);
+    cr_assert_eq(codecs.blocks, rows_count / 2);
+    check_table(&room, &meta, &rows);
+    table_meta_fini(&mem_system, &meta);
+    rows_free(&rows);
+    room_close(&room);
+    return codecs;
+}
+
+Test(table_codec, blocks_are_compressed_where_an_eighth_is_gained) {
+    struct codecs much = codecs_of(40, 0, 40, 800), little = codecs_of(40, 0, 40, 950);
+    for (size_t i = 0; i < 20; i++) {
+        cr_assert_not(much.raw[i], "block %zu, a fifth shorter", i);
+        cr_assert(little.raw[i], "block %zu, a twentieth shorter", i);
+    }
+}
+
+/* After four blocks that gained nothing one in eight is tried: at the latest the eighth that gains is compressed. */
+Test(table_codec, blocks_behind_incompressible_ones_are_tried_again) {
+    for (size_t to = 2; to <= 60; to += 2) {
+        struct codecs codecs = codecs_of(100, 0, to, 1000);
+        size_t first = to / 2;
+        for (size_t i = 0; i < first; i++) {
+            cr_assert(codecs.raw[i]);
+        }
+        size_t compressed = first;
+        while (codecs.raw[compressed]) {
+            compressed++;
+            cr_assert_lt(compressed, 50);
+        }
+        size_t next = first <= 4 ? first : 4 + (first - 4 + 7) / 8 * 8; /* the next that is tried */
+        cr_assert_eq(compressed, next, "after %zu blocks", first);
+        for (size_t i = compressed; i < 50; i++) {
+            cr_assert_not(codecs.raw[i], "block %zu after %zu", i, first);
+        }
+    }
+}

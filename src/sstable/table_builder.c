@@ -32,6 +32,12 @@
 
 #define TABLE_WRITE_BYTES ((size_t)256 << 10)
 
+/* A block that is stored compressed is decoded at every load: it must be shorter by this part of it. After so many in a
+ * row that were not, only one in so many is tried, until one is: what cannot be compressed is mostly not alone. */
+#define BLOCK_GAIN_PART 8
+#define BLOCK_RAW_RUN 4
+#define BLOCK_RAW_TRY 8
+
 struct table_builder {
     const struct table_store *store;
     struct table_builder_options options;
@@ -39,6 +45,7 @@ struct table_builder {
     struct block_builder *block;
     struct filter_builder *filter; /* NULL: none */
     void *lz4_state;               /* NULL: raw */
+    uint32_t raw_run;              /* blocks since the last that was shortened, while they are compressed */
     struct table_index_builder index;
     struct table_bytes buffer;     /* W1 */
     struct table_bytes last_key;   /* of the last block that was stored */
@@ -186,16 +193,16 @@ static int table_builder_piece_room(struct table_builder *builder, size_t image_
     return table_builder_room(builder, compress ? (size_t)LZ4_COMPRESSBOUND(image_bytes) : image_bytes, err);
 }
 
-/* Stores an image compressed if that shortens it; the room was made. */
+/* Stores an image compressed if that shortens it by `gain_bytes` at least; the room was made. */
 static bool table_builder_store_lz4(struct table_builder *builder, const uint8_t *image, size_t image_bytes,
-                                    struct table_section *ret_section) {
+                                    size_t gain_bytes, struct table_section *ret_section) {
     if (image_bytes > LZ4_MAX_INPUT_SIZE) {
         return false;
     }
     uint8_t *stored = builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES;
     int n = LZ4_compress_fast_extState(builder->lz4_state, (const char *)image, (char *)stored, (int)image_bytes,
                                        LZ4_COMPRESSBOUND((int)image_bytes), 1);
-    if (n <= 0 || (size_t)n >= image_bytes) {
+    if (n <= 0 || (size_t)n + gain_bytes > image_bytes) {
         return false;
     }
     table_builder_seal(builder, PLEAT_CODEC_LZ4, (size_t)n, image_bytes, ret_section);
@@ -213,7 +220,7 @@ static void table_builder_store_raw(struct table_builder *builder, const uint8_t
 static int table_builder_store(struct table_builder *builder, const uint8_t *image, size_t image_bytes, bool compress,
                                struct table_section *ret_section, struct pleat_error *err) {
     int rc = table_builder_piece_room(builder, image_bytes, compress, err);
-    if (rc == 0 && !(compress && table_builder_store_lz4(builder, image, image_bytes, ret_section))) {
+    if (rc == 0 && !(compress && table_builder_store_lz4(builder, image, image_bytes, 1, ret_section))) {
         table_builder_store_raw(builder, image, image_bytes, ret_section);
     }
     return rc;
@@ -222,14 +229,17 @@ static int table_builder_store(struct table_builder *builder, const uint8_t *ima
 /* Stores a block: packed when it is compressed (block_pack.c). */
 static int table_builder_store_block(struct table_builder *builder, uint8_t *image, size_t image_bytes,
                                      struct table_section *ret_section, struct pleat_error *err) {
-    bool compress = builder->lz4_state != NULL;
+    uint32_t run = builder->raw_run;
+    bool compress = builder->lz4_state != NULL && (run < BLOCK_RAW_RUN || (run - BLOCK_RAW_RUN) % BLOCK_RAW_TRY == 0);
     int rc = table_builder_piece_room(builder, image_bytes, compress, err);
     if (rc < 0) {
         return rc;
     }
+    builder->raw_run++;
     if (compress) {
         block_offsets_pack(image, image_bytes);
-        if (table_builder_store_lz4(builder, image, image_bytes, ret_section)) {
+        if (table_builder_store_lz4(builder, image, image_bytes, image_bytes / BLOCK_GAIN_PART, ret_section)) {
+            builder->raw_run = 0;
             return 0;
         }
         block_offsets_unpack(image, image_bytes);
