@@ -153,7 +153,7 @@ int main(int argc, char **argv) {
         options.cache_bytes = strcmp(argv[i], "--cache") == 0 ? number << 20 : options.cache_bytes;
         gets = strcmp(argv[i], "--gets") == 0 ? number : gets;
     }
-    if (argc < 4 || argc % 2 != 0 || keys < GROUP) {
+    if (argc < 4 || argc % 2 != 0 || argv[1][0] == '-' || keys < GROUP) {
         fprintf(stderr, "usage: cold_bench DIR --keys N [--cache MIB] [--gets N]\n");
         return 2;
     }

@@ -328,9 +328,14 @@ static bool parse_option(struct bench *bench, const char *name, const char *valu
     } else if (strcmp(name, "--cache") == 0) {
         bench->options.cache_bytes = strtoull(value, NULL, 10) << 20;
     } else if (strcmp(name, "--durability") == 0) {
-        bench->options.durability = strcmp(value, "each") == 0   ? PLEAT_SYNC_EACH
-                                    : strcmp(value, "none") == 0 ? PLEAT_SYNC_NONE
-                                                                 : PLEAT_SYNC_INTERVAL;
+        static const char *const modes[] = {"interval", "each", "none"};
+        static const uint32_t durability[] = {PLEAT_SYNC_INTERVAL, PLEAT_SYNC_EACH, PLEAT_SYNC_NONE};
+        unsigned mode = 0;
+        while (mode < 3 && strcmp(value, modes[mode]) != 0) {
+            mode++;
+        }
+        bench->options.durability = mode < 3 ? durability[mode] : 0;
+        return mode < 3;
     } else {
         return false;
     }
@@ -345,7 +350,7 @@ static void parse(struct bench *bench, int argc, char **argv) {
         } else if (i + 1 < argc && parse_option(bench, argv[i], argv[i + 1])) {
             i += 2;
         } else {
-            fprintf(stderr, "unknown argument, or one without its value: %s\n", argv[i]);
+            fprintf(stderr, "unknown argument, or one without a value that fits: %s\n", argv[i]);
             exit(2);
         }
     }
@@ -363,12 +368,13 @@ int main(int argc, char **argv) {
         .options = {.size = sizeof bench.options, .cache_bytes = 1ull << 30, .open_mode = PLEAT_MUST_NOT_EXIST},
     };
     struct pleat_error err;
-    if (argc < 2) {
+    if (argc < 2 || argv[1][0] == '-') { /* an option is no directory */
+        bool is_help = argc == 2 && strcmp(argv[1], "--help") == 0;
         fprintf(
-            stderr,
+            is_help ? stdout : stderr,
             "usage: route_bench DIR [--routes N] [--batch N] [--memtable MIB] [--cache MIB] [--in-order] [--fold-only] "
             "[--durability each|interval|none]\n");
-        return 2;
+        return is_help ? 0 : 2;
     }
     parse(&bench, argc, argv);
     struct pleat_space_options grouped = {.size = sizeof grouped, .group_delimiter = '.', .group_delimiters = 2};

@@ -64,7 +64,15 @@ def check_cold(build, home):
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if run.returncode != status or (status == 1 and "a wrong answer" not in run.stdout):
             fail("%s: status %d\n%s" % (" ".join(command), run.returncode, run.stdout))
+    found = sorted(os.listdir(home))
     print("smoke: cold reads of 4,000 keys")
+    wrong = [[programs[0], "--help"], [programs[0], "--routes", "4000"], [programs[1], "--keys", "4000"],
+             [programs[0], store + "2", "--durability", "never"], [programs[0], store + "2", "--routes", "many"]]
+    for command in wrong:
+        run = subprocess.run(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        if run.returncode != (0 if "--help" in command else 2) or sorted(os.listdir(home)) != found:
+            fail("%s: status %d, left %s" % (" ".join(command), run.returncode, os.listdir(home)))
+    print("smoke: %d wrong calls leave nothing" % len(wrong))
 
 
 def main():
