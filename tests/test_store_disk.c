@@ -379,7 +379,13 @@ Test(store_disk, commits_are_held_back_as_long_as_they_owe_however_long_a_sleep_
     cr_assert(delayed >= 22000000 && delayed <= 28000000, "as many bytes in 1,600: %llu ns",
               (unsigned long long)delayed);
     atomic_store(&db->flow.pressure, 1024);
+    atomic_store(&db->flow.owed_ns, 0);
+    delayed = delayed_ns(160, 128);
+    cr_assert_leq(delayed, 3000000, "small commits sleep off together what they owe, 8 us each: %llu ns",
+                  (unsigned long long)delayed);
+    atomic_store(&db->flow.is_full, true);
     cr_assert_geq(delayed_ns(3, 16384), 9000000, "credit lets a commit pass the bound of level 0");
+    atomic_store(&db->flow.is_full, false);
     atomic_store(&db->flow.pressure, 0);
 }
 
@@ -461,6 +467,7 @@ Test(store_disk, readers_of_level_0_lower_what_it_may_hold) {
         flow_update(db, version);
         cr_assert_eq(atomic_load(&flow->pressure), last, "a ms says nothing");
     }
+    cr_assert_not(atomic_load(&flow->is_full));
     cr_assert(last > 450 && last <= 512, "half way from the target to twice it: %llu", (unsigned long long)last);
     for (unsigned i = 0; i < 4; i++) {
         clock_ns += 1000000000;

@@ -107,6 +107,7 @@ struct db_counters {
 /* What flow.c knows. Relaxed hints, all of them: no partner. */
 struct flow {
     _Atomic uint64_t pressure;      /* of level 0, 0 .. 1,024 */
+    _Atomic bool is_full;           /* level 0 is at its bound */
     _Atomic int64_t owed_ns;        /* delays too short to sleep; below zero: slept ahead */
     _Atomic uint64_t level0_visits; /* by reads of ranges since looked_ns */
     _Atomic uint64_t looked_ns;

@@ -72,7 +72,9 @@ void flow_update(struct pleat_db *db, const struct version *version) {
         pressure = runs * READERS_FULL >= full ? PRESSURE_FULL
                                                : PRESSURE_FULL * (runs * READERS_FULL - calm) / (full - calm);
     }
-    atomic_store_explicit(&db->flow.pressure, pressure, memory_order_relaxed); /* a hint: no partner */
+    /* Hints, both: no partner. */
+    atomic_store_explicit(&db->flow.pressure, pressure, memory_order_relaxed);
+    atomic_store_explicit(&db->flow.is_full, flow_level0_full(db, runs), memory_order_relaxed);
 }
 
 void flow_init(struct pleat_db *db, const struct version *version) {
@@ -173,7 +175,7 @@ int flow_wait(struct pleat_db *db, uint64_t bytes, struct pleat_error *err) {
         return 0; /* nobody else would pay the debt off meanwhile */
     }
     /* Relaxed, all of these: hints, no partner. */
-    bool is_full = atomic_load_explicit(&flow->pressure, memory_order_relaxed) == PRESSURE_FULL;
+    bool is_full = atomic_load_explicit(&flow->is_full, memory_order_relaxed);
     uint64_t now;
     int64_t owed = (int64_t)flow_owed_ns(db, bytes, &now);
     if (now != 0) { /* the next commit's pace counts from here */
