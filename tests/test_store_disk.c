@@ -476,3 +476,46 @@ Test(store_disk, readers_of_level_0_lower_what_it_may_hold) {
     cr_assert_eq(atomic_load(&flow->pressure), 0, "nobody reads any more");
     version_unref(version);
 }
+
+/* ---- what a commit may wait for ---------------------------------------------------------------------------------- */
+
+static unsigned unlinks, unlinks_locked;
+
+static int unlocked_unlink(struct vfs_dir *dir, const char *name, struct pleat_error *error) {
+    unlinks++;
+    if (mutex_try_lock(&db->work_mu)) {
+        mutex_unlock(&db->work_mu);
+    } else {
+        unlinks_locked++;
+    }
+    return simfs_vfs(fs)->dir_unlink(dir, name, error);
+}
+
+/* Behind each change of the tree: another thread sweeps the views before the job has ended. */
+static uint64_t sweeping_now_ns(const struct vfs *vfs) {
+    (void)vfs;
+    view_sweep(db, true);
+    return clock_ns += 1000;
+}
+
+/* The inputs of a compaction are unlinked with its own reference of the version, when all views are swept: that took
+ * work_mu for tens of milliseconds a table, and a commit that slept looked at it. */
+Test(store_disk, inputs_of_a_compaction_are_unlinked_without_a_lock_that_commits_take) {
+    memtable_bytes = 1 << 16;
+    flow_begin(0);
+    for (unsigned run = 0; run < 5; run++) {
+        cr_assert_eq(commit(1), 0);
+        cr_assert_eq(commit(9), 0);
+        cr_assert_eq(pleat_flush(db, &err), 0);
+    }
+    unlinks = unlinks_locked = 0;
+    watched.dir_unlink = unlocked_unlink;
+    watched.now_ns = sweeping_now_ns;
+    struct table_store *store = (struct table_store *)(uintptr_t)registry_store(db->registry);
+    const struct vfs *vfs = store->vfs;
+    store->vfs = &watched;
+    cr_assert_eq(work_compact(db, &err), 0, "%s", err.message);
+    store->vfs = vfs;
+    cr_assert_geq(unlinks, 4, "%u tables were unlinked", unlinks);
+    cr_assert_eq(unlinks_locked, 0, "%u of %u under work_mu", unlinks_locked, unlinks);
+}

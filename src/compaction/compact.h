@@ -73,8 +73,11 @@ int compaction_pick(const struct mem *mem, struct version *version, const struct
 int compaction_pick_full(const struct mem *mem, struct version *version, uint32_t slot,
                          const struct compaction_options *options, struct compaction *ret_compaction, bool *ret_busy,
                          struct pleat_error *err);
-/* Clears the busy marks, lets go of the version and frees the arrays. After the edit was applied, or when the job was
- * given up; under the mutex of compaction_pick. */
+/* Clears the busy marks. After the edit was applied, or when the job was given up; under the mutex of compaction_pick.
+ */
+void compaction_let_go(struct compaction *compaction);
+/* Clears the busy marks that are left, lets go of the version, which may close and unlink tables, and frees the arrays.
+ * Under the mutex only where marks are left. */
 void compaction_fini(const struct mem *mem, struct compaction *compaction);
 
 /* Bytes of compaction work that the version's shape asks for; 0: settled. */

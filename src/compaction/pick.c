@@ -196,12 +196,19 @@ int compaction_pick_full(const struct mem *mem, struct version *version, uint32_
     return 0;
 }
 
-void compaction_fini(const struct mem *mem, struct compaction *compaction) {
+void compaction_let_go(struct compaction *compaction) {
     for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
         for (size_t i = 0; i < compaction->input_counts[l]; i++) {
             /* relaxed: as in pick_commit */
             atomic_store_explicit(&compaction->inputs[l][i]->busy, false, memory_order_relaxed);
         }
+        compaction->input_counts[l] = 0;
+    }
+}
+
+void compaction_fini(const struct mem *mem, struct compaction *compaction) {
+    compaction_let_go(compaction);
+    for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
         mem_free(mem, compaction->inputs[l]);
     }
     if (compaction->version != NULL) {

@@ -140,16 +140,27 @@ uint64_t flow_delay_ns(struct pleat_db *db) {
     return flow_owed_ns(db, STEP_BYTES, &now);
 }
 
+/* Of the current view, in an epoch and without a reference: the last one may have to unlink tables. */
+static bool flow_is_full(struct pleat_db *db) {
+    struct epoch_slot *slot;
+    if (epoch_enter(db->epoch, &slot) < 0) {
+        return false;
+    }
+    bool is_full = flow_level0_full(db, compaction_level0_runs(view_current(db)->version));
+    epoch_leave(slot);
+    return is_full;
+}
+
 /* Waits while level 0 is full: 0, or why that will not end. */
 static int flow_wait_level0(struct pleat_db *db, struct pleat_error *err) {
+    if (!flow_is_full(db)) {
+        return 0; /* without a look at work_mu, which jobs hold */
+    }
     mutex_lock(&db->work_mu);
     uint64_t failures = db->background_failures;
     mutex_unlock(&db->work_mu);
     for (;;) {
-        struct version *version = registry_current(db->registry);
-        bool full = flow_level0_full(db, compaction_level0_runs(version));
-        version_unref(version);
-        if (!full) {
+        if (!flow_is_full(db)) {
             return 0;
         }
         int rc = db_health(db, err);

@@ -250,9 +250,8 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
         (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
     }
     mutex_lock(&db->work_mu);
-    uint32_t slot = job->slot;
-    compaction_fini(db->mem, job); /* clears the busy marks: under work_mu, where picking looks at them */
-    db->slot_jobs[slot]--;
+    compaction_let_go(job); /* the busy marks: under work_mu, where picking looks at them */
+    db->slot_jobs[job->slot]--;
     db->compacting--;
     if (rc < 0) {
         db->retry_at_ns = db->vfs->now_ns(db->vfs) + RETRY_NS;
@@ -261,6 +260,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     }
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
+    compaction_fini(db->mem, job); /* not under it: tables are unlinked, tens of ms each, and commits look at work_mu */
     view_sweep(db, db->options.background == PLEAT_BACKGROUND_STEPS);
     return rc;
 }
