@@ -100,7 +100,7 @@ int table_store_sync(const struct table_store *store, struct vfs_file *file, str
 
 /* ---- building --------------------------------------------------------------------------------------------------- */
 
-struct table;
+struct table; /* an open one: see below */
 struct table_builder;
 
 struct table_builder_options {
@@ -133,8 +133,6 @@ bool table_builder_has_kept(const struct table_builder *builder);
 void table_builder_give(struct table_builder *builder, struct table *table);
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
-
-struct table;
 
 /* Opens the file and reads footer, properties and the two directories, all verified against the meta (T3). */
 int table_open(const struct table_store *store, const struct table_meta *meta, struct table **ret_table,
