@@ -487,6 +487,44 @@ static bool is_power_loss(const struct subject *subject) {
     return subject->scenario.end == SCENARIO_CRASHED || subject->scenario.end == SCENARIO_CRASHED_MIN;
 }
 
+/* How far the log can be followed, segment by segment. */
+struct followed {
+    struct wal_tail tail; /* segment 0: none was read yet */
+    bool is_ended;
+};
+
+/* The place of a live segment. One behind the end of the log is read for evidence alone, and has none here. */
+static void find_segment(struct subject *subject, struct pleat_db *db, const struct registry_state *state,
+                         uint64_t number, struct followed *followed, struct place *place) {
+    struct wal_reader *reader;
+    struct wal_view view;
+    struct wal_end end;
+    int rc = wal_reader_open(db->vfs, db->dir, db->mem, registry_store(db->registry)->store_id, number, &reader, NULL);
+    place->read_end = 0;
+    if (rc != 0) {
+        followed->is_ended = true; /* created and no more */
+        return;
+    }
+    const struct wal_header *header = wal_reader_header(reader);
+    bool follows = followed->tail.segment == 0 ? header->first_sequence <= state->last_sequence + 1
+                                               : header->predecessor.segment == followed->tail.segment &&
+                                                     header->predecessor.running_hash == followed->tail.running_hash;
+    followed->is_ended = followed->is_ended || !follows;
+    while (wal_reader_next(reader, state->last_sequence, &view, NULL) == 0) {
+    }
+    if (wal_reader_end(reader, &end, NULL) == 0) {
+        bool is_synced = number <= state->log_synced;
+        if (is_synced || (end.offset > WAL_HEADER_BYTES && !followed->is_ended)) {
+            place->read_end = end.offset;
+        }
+        if (end.durable_sequence > subject->evidence) {
+            subject->evidence = end.durable_sequence;
+        }
+        followed->tail = end.tail;
+    }
+    wal_reader_close(reader);
+}
+
 /* Fills in the places of the undamaged store: which files are live, and where what is read of them ends. */
 static bool find_places(struct subject *subject) {
     struct simfs *fs = files_disk(&subject->scenario.files);
@@ -507,11 +545,10 @@ static bool find_places(struct subject *subject) {
     unsigned next;
     subject->noted = edition_note_read(registry_store(db->registry), db->lock, &next);
     bool is_noted = !edition_is_below(subject->noted, state.edition);
+    struct followed followed = {0};
     for (size_t i = 0; i < subject->scenario.files.count; i++) {
         const struct file *file = &subject->scenario.files.files[i];
         struct place *place = &subject->places[i];
-        struct wal_reader *reader;
-        struct wal_view view;
         uint64_t number;
         subject->bytes += file->bytes;
         place->read_end = file->bytes;
@@ -519,21 +556,8 @@ static bool find_places(struct subject *subject) {
             place->is_live = registry_has_table(db->registry, number);
         } else if (wal_name_parse(file->name, &number)) {
             place->is_live = number >= state.log_floor;
-            rc = wal_reader_open(db->vfs, db->dir, db->mem, registry_store(db->registry)->store_id, number, &reader,
-                                 NULL);
-            if (rc == 0) {
-                struct wal_end end;
-                while (wal_reader_next(reader, state.last_sequence, &view, NULL) == 0) {
-                }
-                rc = wal_reader_end(reader, &end, NULL);
-                bool is_evident = number <= state.log_synced || end.offset > WAL_HEADER_BYTES;
-                place->read_end = rc == 0 && is_evident ? end.offset : 0;
-                subject->evidence = rc == 0 && place->is_live && end.durable_sequence > subject->evidence
-                                        ? end.durable_sequence
-                                        : subject->evidence;
-                wal_reader_close(reader);
-            } else {
-                place->read_end = 0; /* created and no more */
+            if (place->is_live) {
+                find_segment(subject, db, &state, number, &followed, place);
             }
         } else if (strcmp(file->name, "MANIFEST") == 0) {
             place->is_live = true;
@@ -555,7 +579,7 @@ static bool find_places(struct subject *subject) {
 /* E5: the places where a flipped bit may go unseen.
  *   - LOCK, MANIFEST.new, tables that no manifest names, log segments below the log floor: leftovers, never read
  *   - a log segment behind its last valid record: prepared space, or what a crash left there; all of one that holds no
- *     record and that the manifest does not know as synced
+ *     record, or lies behind the end of the log, and that the manifest does not know as synced
  *   - the marks of a segment, which are evidence for others
  *   - MANIFEST from the seal on, likewise, and what a crash left of an append behind it */
 static bool damage_is_unread(const struct subject *subject, const struct damage *damage) {

@@ -53,6 +53,7 @@ CATCHERS = {
     "recover": "test_recovery crash_store",
     "sync": "test_recovery crash_store",
     "sync_record": "test_store_disk",
+    "spare": "test_store_disk",
     "commit": "test_recovery fault_store",
     "commit_cursors": "stress/position_stress",
     "commit_visible": "stress/position_stress",

@@ -259,6 +259,33 @@ Test(vfs_file, created_files_have_the_mode_given_and_exist_once) {
     place_free(&place);
 }
 
+/* What a hole is, a file system may say or not; what is said to be one is zero. */
+Test(vfs_file, up_to_the_next_data_a_file_is_zero) {
+    static uint8_t content[1 << 20];
+    static const size_t data[] = {300000, 700001};
+    struct place place = place_new();
+    struct vfs_log *log = NULL;
+    cr_assert_eq(vfs->log_create(place.dir, "log", sizeof content, false, 0600, &log, NULL), 0);
+    for (size_t i = 0; i < 2; i++) {
+        log->base[data[i]] = content[data[i]] = 1;
+        cr_assert_eq(vfs->log_publish(log, data[i], 1, NULL), 0);
+    }
+    struct vfs_file *file = NULL;
+    cr_assert_eq(vfs->file_open(place.dir, "log", VFS_FILE_READ, 0, &file, NULL), 0);
+    for (uint64_t offset = 0; offset < sizeof content; offset += 8191) {
+        uint64_t next = vfs->file_next_data(file, offset);
+        cr_assert(next >= offset && next <= sizeof content);
+        cr_assert_null(memchr(content + offset, 1, next - offset), "data is passed over from %d", (int)offset);
+    }
+    static const uint64_t beyond[] = {sizeof content, sizeof content + 1, INT64_MAX, UINT64_MAX};
+    for (size_t i = 0; i < sizeof beyond / sizeof beyond[0]; i++) {
+        cr_assert_eq(vfs->file_next_data(file, beyond[i]), beyond[i]);
+    }
+    vfs->file_close(file);
+    vfs->log_close(log);
+    place_free(&place);
+}
+
 Test(vfs_file, a_read_is_exact_and_a_cut_file_is_corrupt_with_both_lengths) {
     struct place place = place_new();
     place_put(&place, "file", "0123456789", 10);

@@ -519,3 +519,178 @@ Test(store_disk, inputs_of_a_compaction_are_unlinked_without_a_lock_that_commits
     cr_assert_geq(unlinks, 4, "%u tables were unlinked", unlinks);
     cr_assert_eq(unlinks_locked, 0, "%u of %u under work_mu", unlinks_locked, unlinks);
 }
+
+/* ---- the segment that is made ahead ------------------------------------------------------------------------------ */
+
+/* Commits from `n` on until the active generation is half full; returns the next one's number. */
+static uint64_t commit_half(uint64_t n) {
+    while (!generation_is_half_full(db)) {
+        cr_assert_eq(commit(n++), 0, "%s", err.message);
+    }
+    return n;
+}
+
+static void steps(void) {
+    int rc;
+    while ((rc = pleat_step(db, &err)) == 0) {
+    }
+    cr_assert_eq(rc, PLEAT_END, "%s", err.message);
+}
+
+static bool has_segment(uint64_t number) {
+    char name[WAL_NAME_BYTES];
+    size_t bytes;
+    wal_name(number, name);
+    uint8_t *file = simfs_read_file(fs, "store", name, &bytes);
+    free(file);
+    return file != NULL;
+}
+
+/* A commit that does not fit into a usual segment. */
+static int commit_big(void) {
+    static const uint8_t value[1 << 16];
+    pleat_batch_clear(batch);
+    cr_assert_eq(pleat_batch_put(batch, pleat_default_space(db), (struct pleat_slice){"big", 3},
+                                 (struct pleat_slice){value, sizeof value}, &err),
+                 0);
+    return pleat_commit(db, batch, NULL, NULL, &err);
+}
+
+/* Opens a store in which a segment was made ahead; returns the next commit's number. */
+static uint64_t open_with_spare(void) {
+    memtable_bytes = 16384;
+    open_store();
+    cr_assert_eq(pleat_step(db, &err), PLEAT_END, "nothing is due in an empty store: %s", err.message);
+    uint64_t n = commit_half(1);
+    steps();
+    cr_assert_neq(db->spare.number, 0, "no segment was made ahead");
+    cr_assert(has_segment(db->spare.number));
+    return n;
+}
+
+Test(store_disk, a_rotation_begins_the_segment_that_was_made_ahead) {
+    for (uint64_t seed = 0; seed < 2 * SIMFS_MODELS; seed++) {
+        uint64_t n = open_with_spare();
+        uint64_t spare = db->spare.number, created = simfs_calls(fs, SIMFS_LOG_CREATE);
+        cr_assert_eq(pleat_step(db, &err), PLEAT_END, "one is enough");
+        while (db->active_segment->number != spare) {
+            cr_assert_eq(commit(n++), 0, "%s", err.message);
+        }
+        cr_assert_eq(simfs_calls(fs, SIMFS_LOG_CREATE), created, "the rotation made a file");
+        cr_assert_eq(db->spare.number, 0);
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        n = commit_half(n);
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        uint64_t durable = position(PLEAT_DURABLE);
+        if (seed % 2 == 0) {
+            steps(); /* the image may have the next one, with nothing in it */
+            cr_assert_neq(db->spare.number, 0);
+        }
+        enum simfs_model model = (enum simfs_model)(seed / 2 % SIMFS_MODELS);
+        crash(model, seed);
+        cr_assert_eq(position(PLEAT_APPLIED), durable, "%s", simfs_model_name(model));
+        n = commit_half(n); /* the log goes on, over another crash */
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        crash(model, seed);
+        cr_assert_eq(position(PLEAT_APPLIED), n - 1, "%s", simfs_model_name(model));
+        pleat_batch_free(batch);
+        (void)pleat_close(db, NULL);
+        simfs_free(fs);
+        begin();
+    }
+    batch = NULL;
+    db = NULL;
+}
+
+Test(store_disk, a_close_leaves_no_segment_that_was_made_ahead) {
+    (void)open_with_spare();
+    pleat_batch_free(batch);
+    batch = NULL;
+    cr_assert_eq(pleat_close(db, &err), 0, "%s", err.message);
+    db = NULL;
+    for (size_t i = 0; i < simfs_name_count(fs, "store"); i++) {
+        char name[VFS_NAME_BYTES_MAX + 1];
+        uint64_t number;
+        cr_assert(simfs_name_at(fs, "store", i, name));
+        cr_assert_not(wal_name_parse(name, &number), "%s is left", name);
+    }
+}
+
+/* J1: behind a file that was not begun no segment would be followed. */
+Test(store_disk, a_segment_made_ahead_that_is_too_small_is_removed_before_the_next_begins) {
+    for (unsigned model = 0; model < SIMFS_MODELS; model++) {
+        uint64_t n = open_with_spare();
+        uint64_t spare = db->spare.number;
+        simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_DIR_UNLINK, .at = 1, .os_errno = EIO});
+        cr_assert_eq(commit_big(), PLEAT_ERR_IO, "a segment beside one that may be taken for the end of the log");
+        cr_assert_eq(commit_big(), 0, "%s", err.message);
+        cr_assert_gt(db->active_segment->number, spare);
+        cr_assert_not(has_segment(spare));
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        crash((enum simfs_model)model, 1);
+        cr_assert_eq(position(PLEAT_APPLIED), n, "%s", simfs_model_name((enum simfs_model)model));
+        pleat_batch_free(batch);
+        (void)pleat_close(db, NULL);
+        simfs_free(fs);
+        begin();
+    }
+    batch = NULL;
+    db = NULL;
+}
+
+Test(store_disk, what_failed_to_be_made_ahead_is_made_by_the_rotation) {
+    static const unsigned calls[] = {SIMFS_LOG_CREATE, SIMFS_DIR_UNLINK | SIMFS_LOG_CREATE};
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        open_store();
+        uint64_t n = commit_half(1), segment = db->active_segment->number;
+        simfs_fault_add(fs, (struct simfs_fault){.calls = calls[i], .at = 1, .os_errno = EIO, .for_ever = i > 0});
+        cr_assert_eq(pleat_step(db, &err), PLEAT_END, "%s", err.message);
+        cr_assert_eq(simfs_faults_fired(fs), 1);
+        cr_assert_eq(pleat_step(db, &err), PLEAT_END, "it is tried once a segment");
+        cr_assert_eq(simfs_faults_fired(fs), 1);
+        simfs_faults_clear(fs);
+        while (db->active_segment->number == segment) {
+            cr_assert_eq(commit(n++), 0, "%s", err.message);
+        }
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        crash(SIMFS_METAALL, 1);
+        cr_assert_eq(position(PLEAT_APPLIED), n - 1);
+        pleat_batch_free(batch);
+        (void)pleat_close(db, NULL);
+        simfs_free(fs);
+        begin();
+    }
+    batch = NULL;
+    db = NULL;
+}
+
+/* J3: the space is the compaction's, which makes room. */
+Test(store_disk, a_segment_made_ahead_goes_when_the_disk_is_full) {
+    memtable_bytes = 1 << 16;
+    open_store();
+    db->compactions_held = true;
+    for (unsigned run = 0; run < 5; run++) {
+        cr_assert_eq(commit(1), 0);
+        cr_assert_eq(commit(9), 0);
+        cr_assert_eq(pleat_flush(db, &err), 0);
+    }
+    uint64_t n = commit_half(10), segment = db->active_segment->number;
+    steps();
+    uint64_t spare = db->spare.number;
+    cr_assert(spare != 0 && has_segment(spare));
+    simfs_quota(fs, simfs_used_bytes(fs));
+    db->compactions_held = false;
+    cr_assert_eq(pleat_step(db, &err), PLEAT_ERR_NO_SPACE, "%s", err.message);
+    cr_assert_not(has_segment(spare));
+    db->retry_at_ns = 0;
+    cr_assert_eq(pleat_step(db, &err), 0, "there is room now: %s", err.message);
+    steps();
+    cr_assert_eq(db->spare.number, 0, "space is short: none is made again");
+    simfs_quota(fs, UINT64_MAX);
+    while (db->active_segment->number == segment) {
+        cr_assert_eq(commit(n++), 0, "%s", err.message);
+    }
+    (void)commit_half(n);
+    steps();
+    cr_assert_neq(db->spare.number, 0, "the next segment has one again");
+}

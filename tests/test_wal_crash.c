@@ -1,8 +1,9 @@
-/* test_wal_crash.c - what a loss of power and the death of the process leave of a log. */
+/* test_wal_crash.c - what a loss of power and the death of the process leave of a log; and segments made ahead. */
 #include "support/simfs.h"
 #include "support/wal_disk.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -260,4 +261,72 @@ Test(wal_files, a_killed_process_leaves_whole_records) {
     }
     vfs_posix.dir_close(dir);
     remove_directory(path);
+}
+
+/* ---- made ahead ------------------------------------------------------------------------------------------------- */
+
+Test(wal_ahead, a_reserved_segment_holds_nothing_until_it_is_begun) {
+    struct simfs *fs = simfs_new(1);
+    struct vfs_dir *dir;
+    struct wal_reader *reader;
+    cr_assert_eq(simfs_vfs(fs)->dir_open(simfs_vfs(fs), &mem_system, "log", VFS_DIR_CREATE, 0600, &dir, NULL), 0);
+    struct wal_writer_options options = {.vfs = simfs_vfs(fs), .dir = dir, .mem = &mem_system,
+                                         .store_id = sample_store, .segment = 4, .bytes = 8 << 20, .file_mode = 0600};
+    struct wal_writer *writer;
+    cr_assert_eq(wal_writer_reserve(&options, &writer, NULL), 0);
+    wal_writer_prepare(writer, 1 << 20);
+    cr_assert_eq(wal_writer_number(writer), 4);
+    uint64_t durable = 1, reads = simfs_calls(fs, SIMFS_FILE_READ);
+    bool any = true;
+    cr_assert_eq(wal_reader_open(options.vfs, dir, &mem_system, sample_store, 4, &reader, NULL), PLEAT_END);
+    cr_assert_eq(wal_segment_probe(options.vfs, dir, &mem_system, sample_store, 4, &durable, &any, NULL), 0);
+    cr_assert(durable == 0 && !any);
+    cr_assert_leq(simfs_calls(fs, SIMFS_FILE_READ) - reads, 4, "holes are read");
+    options.predecessor = (struct wal_tail){.segment = 2, .last_sequence = 6, .running_hash = 11};
+    options.first_sequence = 7;
+    cr_assert_eq(wal_writer_begin(writer, &options, NULL), 0);
+    sample_append(writer, 7, 8, 50, 1);
+    wal_writer_close(writer);
+    cr_assert_eq(wal_reader_open(options.vfs, dir, &mem_system, sample_store, 4, &reader, NULL), 0);
+    cr_assert_eq(wal_reader_header(reader)->predecessor.running_hash, 11);
+    struct wal_view view;
+    for (uint64_t sequence = 7; sequence <= 8; sequence++) {
+        cr_assert_eq(wal_reader_next(reader, 0, &view, NULL), 0);
+        sample_check(&view, sequence, 50);
+    }
+    cr_assert_eq(wal_reader_next(reader, 0, &view, NULL), PLEAT_END);
+    reads = simfs_calls(fs, SIMFS_FILE_READ);
+    struct wal_end end;
+    cr_assert_eq(wal_reader_end(reader, &end, NULL), 0);
+    cr_assert(!end.torn && end.tail.last_sequence == 8);
+    cr_assert_leq(simfs_calls(fs, SIMFS_FILE_READ) - reads, 2, "holes are read");
+    wal_reader_close(reader);
+    options.vfs->dir_close(dir);
+    cr_assert_eq(simfs_open_handles(fs), 0);
+    simfs_free(fs);
+}
+
+Test(wal_ahead, a_reserved_segment_is_removed_with_its_file) {
+    struct simfs *fs = simfs_new(1);
+    struct vfs_dir *dir;
+    cr_assert_eq(simfs_vfs(fs)->dir_open(simfs_vfs(fs), &mem_system, "log", VFS_DIR_CREATE, 0600, &dir, NULL), 0);
+    struct wal_writer_options options = {.vfs = simfs_vfs(fs), .dir = dir, .mem = &mem_system,
+                                         .store_id = sample_store, .segment = 4, .bytes = 8192, .file_mode = 0600};
+    static const int expected[] = {0, 0, PLEAT_ERR_IO};
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        struct wal_writer *writer;
+        cr_assert_eq(wal_writer_reserve(&options, &writer, NULL), 0);
+        if (i == 1) {
+            cr_assert(simfs_remove_file(fs, "log", "000004.wal"), "somebody else was quicker");
+        } else if (i == 2) {
+            simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_DIR_UNLINK, .at = 1, .os_errno = EIO});
+        }
+        struct pleat_error err = {0};
+        cr_assert_eq(wal_writer_remove(writer, dir, &err), expected[i], "%s", err.message);
+        cr_assert_eq(err.code, expected[i]);
+        cr_assert_eq(simfs_name_count(fs, "log"), i == 2);
+        cr_assert_eq(simfs_open_handles(fs), 1, "the directory's alone");
+    }
+    options.vfs->dir_close(dir);
+    simfs_free(fs);
 }

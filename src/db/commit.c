@@ -15,7 +15,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* The log thread is asked to make things ready so often: in bytes of log, and four times a small memtable. */
 #define POPULATE_ASK_BYTES (1u << 20)
+#define POPULATE_ASK_PARTS 4
 
 void cursor_value_fill(struct pleat_cursor_value *ret, const struct cursor_entry *cursor, uint64_t history,
                        uint64_t sequence) {
@@ -292,7 +294,8 @@ int pleat_commit(struct pleat_db *db, struct pleat_batch *batch, const struct pl
     uint64_t used = wal_writer_used(db->active_segment->writer);
     bool ask_prepare = used > db->populated_bytes;
     if (ask_prepare) {
-        db->populated_bytes = used + POPULATE_ASK_BYTES;
+        uint64_t part = db->options.memtable_bytes / POPULATE_ASK_PARTS;
+        db->populated_bytes = used + (part < POPULATE_ASK_BYTES ? part : POPULATE_ASK_BYTES);
     }
     bool ask_sync =
         db->options.durability == PLEAT_SYNC_INTERVAL && db->unsynced_bytes > db->options.sync_interval_bytes;

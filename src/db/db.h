@@ -22,8 +22,8 @@
  *   D7  A read of more than one key takes its sequence number while its view is current. After a clear, commits go to
  *       the generation that was there before it: an older view with a later number would show what was cleared beside
  *       what was put since. A read of one key needs only D1: it is one of the two, and began before the clear ended.
- *   D8  While a segment whose creation failed may still have a file, no later one is created: recovery would take the
- *       file for the end of the log, and later segments for the rest of another.
+ *   D8  While a segment that was not begun may have a file, its creation having failed, no later one is created:
+ *       recovery would take the file for the end of the log, and later segments for the rest of another.
  */
 #ifndef PLEAT_DB_DB_H
 #define PLEAT_DB_DB_H
@@ -99,6 +99,14 @@ struct segment {
     unsigned users;            /* threads inside writer outside the lock; it is closed at zero */
 };
 
+/* A segment's file that is made and not begun: see segment.c. Guarded by sync_mu. */
+struct spare {
+    struct wal_writer *writer; /* NULL: none that a rotation could begin */
+    uint64_t number;           /* of a file that is there, or may be; 0: none */
+    uint64_t tried;            /* the active segment's number when one was last made or given up */
+    bool is_busy;              /* a thread makes or removes it */
+};
+
 struct db_counters {
     _Atomic uint64_t commits, updates, bytes_given, bytes_log;
     _Atomic uint64_t bytes_flushed, bytes_in, bytes_out, flushes, compactions, moves, syncs, delayed_ns;
@@ -167,6 +175,7 @@ struct pleat_db {
     struct mutex sync_mu;
     struct condition sync_done;
     struct segment *segments;      /* oldest first */
+    struct spare spare;            /* for the one behind the newest of them */
     struct cursor_set durable_cursors;
     struct cursor_set sync_cursors; /* of the sync under way: owned by its leader */
     bool syncing;
@@ -286,8 +295,6 @@ void insertion_step(struct insertion *insertion);
 int insertion_finish(struct insertion *insertion, struct pleat_error *err);
 /* Arena bytes that inserting all entries of the view can take: a bound that does not look at them. */
 uint64_t generation_bytes_max(struct wal_view view);
-/* Takes the next segment's number ahead, in the background, so that a rotation does not wait behind a manifest sync. */
-void generation_reserve_number(struct pleat_db *db);
 /* Freezes the active generation with its segment and starts the next, with room for at least `arena_bytes` and a record
  * of `record_bytes`. commit_mu held. Nothing changed on an error. */
 int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record_bytes, struct pleat_error *err);
@@ -295,7 +302,24 @@ int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record
 int generation_flush_all(struct pleat_db *db, struct pleat_error *err);
 /* Whether no generation is frozen and no flush is under way. */
 bool generation_none_frozen(struct pleat_db *db);
-/* Creates the segment of a generation and puts it on the list. */
+/* Whether what the next generation needs should be made ready. Any thread; false when that cannot be told. */
+bool generation_is_half_full(struct pleat_db *db);
+
+/* ---- segment.c: the files of the log ---------------------------------------------------------------------------- */
+
+/* Makes the next segment's file ahead of need: 0, or PLEAT_END when that is not due or failed. No lock held. */
+int segment_make_spare(struct pleat_db *db);
+/* Removes the spare, if there is one, to make room or to leave nothing behind. May be called with commit_mu held. */
+void segment_drop_spare(struct pleat_db *db);
+/* Closes it without touching its file; no other thread is left. */
+void segment_close_spare(struct pleat_db *db);
+/* Takes the next segment's number ahead, in the background, so that a rotation does not wait behind a manifest sync. */
+void segment_reserve_number(struct pleat_db *db);
+/* The number for the segment behind `active` whose first record takes record_bytes: the spare's, when it has room for
+ * that; a spare that has not is given up. commit_mu held until segment_start. */
+int segment_next_number(struct pleat_db *db, uint64_t active, uint64_t record_bytes, uint64_t *ret_number,
+                        struct pleat_error *err);
+/* Begins the segment of a generation, the spare or a new one, and puts it on the list. record_bytes as above. */
 int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence, struct wal_tail predecessor,
                   uint64_t record_bytes, struct segment **ret_segment, struct pleat_error *err);
 

@@ -173,78 +173,6 @@ int generation_insert(struct generation *generation, int (*slot_of)(const void *
     return insertion_finish(&insertion, err);
 }
 
-/* D8. The name goes for good with that of the next segment: one sync of the directory covers both. */
-static int segment_remove_leftover(struct pleat_db *db, struct pleat_error *err) {
-    char name[WAL_NAME_BYTES];
-    if (db->leftover_segment == 0) {
-        return 0;
-    }
-    wal_name(db->leftover_segment, name);
-    int rc = db->vfs->dir_unlink(db->dir, name, err);
-    if (rc < 0 && rc != PLEAT_ERR_NOT_FOUND) {
-        return rc;
-    }
-    error_clear(err);
-    db->leftover_segment = 0;
-    return 0;
-}
-
-int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence, struct wal_tail predecessor,
-                  uint64_t record_bytes, struct segment **ret_segment, struct pleat_error *err) {
-    int rc = segment_remove_leftover(db, err);
-    if (rc < 0) {
-        return rc;
-    }
-    struct segment *segment = mem_zalloc(db->mem, 1, sizeof *segment);
-    if (segment == NULL) {
-        return error_no_memory(err, "a log segment", sizeof *segment);
-    }
-    uint64_t bytes = db->options.memtable_bytes + 4096;
-    if (bytes < record_bytes + 4096) {
-        bytes = record_bytes + 4096;
-    }
-    const struct table_store *store = registry_store(db->registry);
-    struct registry_state state;
-    registry_state_read(db->registry, &state);
-    struct wal_writer_options options = {
-        .vfs = db->vfs,
-        .dir = db->dir,
-        .mem = db->mem,
-        .store_id = store->store_id,
-        .segment = number,
-        .bytes = bytes,
-        .predecessor = predecessor,
-        .first_sequence = first_sequence,
-        .edition = state.edition,
-        .file_mode = db->options.file_mode,
-        .by_write = db->options.log_by_write,
-    };
-    rc = wal_writer_create(&options, &segment->writer, err);
-    if (rc < 0) {
-        db->leftover_segment = number; /* its removal may have failed, too */
-        mem_free(db->mem, segment);
-        return rc;
-    }
-    segment->number = number;
-    mutex_lock(&db->sync_mu);
-    struct segment **end = &db->segments;
-    while (*end != NULL) {
-        end = &(*end)->next;
-    }
-    *end = segment;
-    mutex_unlock(&db->sync_mu);
-    *ret_segment = segment;
-    return 0;
-}
-
-void generation_reserve_number(struct pleat_db *db) {
-    uint64_t number;
-    if (atomic_load_explicit(&db->reserved_number, memory_order_relaxed) == 0 && /* a number alone: no partner */
-        registry_file_number(db->registry, &number, NULL) == 0) {
-        atomic_store_explicit(&db->reserved_number, number, memory_order_relaxed);
-    }
-}
-
 /* A segment's name is durable before another one names it as its predecessor (Q8 in recover.c). Syncs and flushes have
  * seen to that, but for the first segment of a life without any. */
 static int generation_sync_name(struct pleat_db *db, struct segment *segment, struct pleat_error *err) {
@@ -269,10 +197,7 @@ int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record
     if (rc < 0) {
         return rc;
     }
-    number = atomic_exchange_explicit(&db->reserved_number, 0, memory_order_relaxed); /* a number alone: no partner */
-    if (number <= old->segment) { /* none, or one taken before a rotation that came first: segments count up */
-        rc = registry_file_number(db->registry, &number, err);
-    }
+    rc = segment_next_number(db, old->segment, record_bytes, &number, err);
     if (rc < 0) {
         db_poison_by_registry(db);
         return rc;
@@ -309,6 +234,16 @@ fail:
     view_discard(prepared);
     generation_unref(next);
     return rc;
+}
+
+bool generation_is_half_full(struct pleat_db *db) {
+    struct epoch_slot *slot;
+    if (epoch_enter(db->epoch, &slot) < 0) {
+        return false; /* it is asked by those who make things ready, which can wait */
+    }
+    bool is_half_full = arena_used(view_current(db)->generations[0]->arena) > db->options.memtable_bytes / 2;
+    epoch_leave(slot);
+    return is_half_full;
 }
 
 bool generation_none_frozen(struct pleat_db *db) {

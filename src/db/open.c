@@ -391,6 +391,7 @@ static void open_close_parts(struct pleat_db *db) {
             view_unreserve(db);
         }
         sync_close_segments(db);
+        segment_close_spare(db);
     }
     while (db->spaces != NULL) {
         struct pleat_space *next = db->spaces->next;
@@ -438,6 +439,7 @@ static int close_write(struct pleat_db *db, struct pleat_error *err) {
                           memory_order_relaxed); /* a request: running compactions look now and then */
     scheduler_stop(db->scheduler);
     sync_thread_stop(db);
+    segment_drop_spare(db);
     struct edit edit;
     edit_init(&edit, db->mem);
     rc = cursor_set_reserve(&edit.cursors, db->cursors.count, err);

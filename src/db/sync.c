@@ -274,9 +274,8 @@ static void sync_prepare_arena(struct pleat_db *db, uint64_t ahead) {
     generation_ref(active);
     epoch_leave(slot);
     arena_prepare(db->pool, active->arena, ahead);
-    bool is_half_full = arena_used(active->arena) > db->options.memtable_bytes / 2;
     generation_unref(active);
-    if (is_half_full) {
+    if (generation_is_half_full(db)) {
         arena_pool_prepare(db->pool, ahead);
     }
 }
@@ -300,11 +299,13 @@ static void sync_prepare_ahead(struct pleat_db *db) {
     mutex_lock(&db->sync_mu);
     newest->users--;
     condition_broadcast(&db->sync_done);
-    if (sync_first_is_due(db)) {
-        mutex_unlock(&db->sync_mu);
+    bool is_first_due = sync_first_is_due(db);
+    mutex_unlock(&db->sync_mu);
+    if (is_first_due) {
         scheduler_wake(db->scheduler);
-        mutex_lock(&db->sync_mu);
     }
+    (void)segment_make_spare(db);
+    mutex_lock(&db->sync_mu);
 }
 
 /* Whether a sync by interval or by request is due. sync_mu held. */

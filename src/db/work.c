@@ -119,6 +119,9 @@ static int work_failed(struct pleat_db *db, const char *job, int rc, const struc
     db->background_error = *error;
     db->background_failures++;
     mutex_unlock(&db->work_mu);
+    if (rc == PLEAT_ERR_NO_SPACE && !MUTATION(spare_hoards)) {
+        segment_drop_spare(db); /* J3 */
+    }
     return registry_health(db->registry, NULL) < 0 ? db_poison(db, error) : rc;
 }
 
@@ -143,7 +146,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
         return PLEAT_END;
     }
     generation_ref(generation); /* it stays in the current view until this flush has removed it */
-    generation_reserve_number(db); /* before a commit can wait for this flush: it goes on with that number */
+    segment_reserve_number(db); /* before a commit can wait for this flush: it goes on with that number */
     uint64_t log_floor = generation->log_floor;
     struct version *before = registry_current(db->registry);
     struct edit edit;
@@ -441,6 +444,7 @@ int pleat_step(struct pleat_db *db, struct pleat_error *err) {
     if (rc == PLEAT_END) {
         rc = work_compact(db, err);
     }
+    rc = rc == PLEAT_END ? segment_make_spare(db) : rc;
     view_sweep(db, true);
     return rc;
 }

@@ -93,6 +93,9 @@ struct vfs {
     int (*file_sync)(struct vfs_file *file, struct pleat_error *err);
     /* Advice that [offset, offset + n) will be read soon; may do nothing. */
     void (*file_will_read)(struct vfs_file *file, uint64_t offset, uint64_t n);
+    /* An offset at or behind this one up to which the file surely reads as zeroes: where its next data begins, or its
+     * end. `offset` itself where nothing is known; never an error. */
+    uint64_t (*file_next_data)(struct vfs_file *file, uint64_t offset);
 
     /* A new file of `bytes` reserved zero bytes. by_write: never a mapping. PLEAT_ERR_NO_SPACE leaves no file. */
     int (*log_create)(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,

@@ -189,3 +189,16 @@ void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
         (void)posix_fadvise(file->fd, (off_t)offset, (off_t)n, POSIX_FADV_WILLNEED);
     }
 }
+
+uint64_t posix_file_next_data(struct vfs_file *file, uint64_t offset) {
+    struct stat status;
+    if (offset > (uint64_t)INT64_MAX || posix_status(file->fd, &status) != 0 || offset >= (uint64_t)status.st_size) {
+        return offset;
+    }
+    /* Reserved blocks that were never written are a hole to it, unless the page cache holds stores to them. */
+    off_t data = lseek(file->fd, (off_t)offset, SEEK_DATA);
+    if (data >= (off_t)offset) {
+        return (uint64_t)data;
+    }
+    return errno == ENXIO ? (uint64_t)status.st_size : offset;
+}

@@ -251,6 +251,7 @@ const struct vfs vfs_posix = {
     .file_size = posix_file_size,
     .file_sync = posix_file_sync,
     .file_will_read = posix_file_will_read,
+    .file_next_data = posix_file_next_data,
     .log_create = posix_log_create,
     .log_publish = posix_log_publish,
     .log_sync = posix_log_sync,

@@ -60,6 +60,7 @@ int posix_file_write(struct vfs_file *file, uint64_t offset, const void *data, s
 int posix_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err);
 int posix_file_sync(struct vfs_file *file, struct pleat_error *err);
 void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n);
+uint64_t posix_file_next_data(struct vfs_file *file, uint64_t offset);
 
 int posix_dir_lock(struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, struct vfs_lock **ret_lock,
                    int64_t *ret_holder_pid, struct pleat_error *err);

@@ -125,9 +125,20 @@ struct wal_writer_options {
     bool by_write;
 };
 
-/* Creates and publishes the header. The directory is not synced here: wal_writer_sync's caller sees to it. */
+/* Makes the file, zeroes alone: a segment that was not begun, which holds nothing (wal_reader_open). Does not look at
+ * predecessor, first_sequence and edition, which need not be known yet. Cost: milliseconds; tens of them beside a
+ * flush, for which the file system lets it wait. */
+int wal_writer_reserve(const struct wal_writer_options *options, struct wal_writer **ret_writer,
+                       struct pleat_error *err);
+/* Publishes the header of a reserved segment; all of the options are those of that one. On an error nothing may be
+ * appended to it. The directory is not synced here: wal_writer_sync's caller sees to it. */
+int wal_writer_begin(struct wal_writer *writer, const struct wal_writer_options *options, struct pleat_error *err);
+/* Both. On an error the file is removed, if that works. */
 int wal_writer_create(const struct wal_writer_options *options, struct wal_writer **ret_writer,
                       struct pleat_error *err);
+/* Closes the storage of a segment that holds nothing and removes its file from `dir`. NOT_FOUND counts as removed; on
+ * another error the file may still be there. */
+int wal_writer_remove(struct wal_writer *writer, struct vfs_dir *dir, struct pleat_error *err);
 /* Closes the storage; what was published stays. NULL is allowed. */
 void wal_writer_close(struct wal_writer *writer);
 bool wal_writer_fits(const struct wal_writer *writer, uint64_t record_bytes);
@@ -155,7 +166,7 @@ void wal_writer_mark(struct wal_writer *writer, uint64_t sequence);
 struct wal_tail wal_writer_tail(const struct wal_writer *writer);
 uint64_t wal_writer_used(const struct wal_writer *writer);
 uint64_t wal_writer_number(const struct wal_writer *writer);
-/* Touches the pages just ahead of the end so that appends do not fault. Any thread. */
+/* Touches the pages just ahead of the end so that appends do not fault. Any thread. Also of a reserved segment. */
 void wal_writer_prepare(struct wal_writer *writer, uint64_t ahead_bytes);
 
 /* ---- replay ----------------------------------------------------------------------------------------------------- */

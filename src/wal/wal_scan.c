@@ -5,6 +5,7 @@
  *   C2  Records that validate do not overlap: the scan goes on behind them. A header that validates in front of a
  *       damaged payload costs a pass over that payload. Our writer makes few of those and never overlapping ones, so
  *       the passes together are bounded (SCAN_PASSES_MAX times the file); more of them is a crafted file.
+ *   C3  A hole is not read: it is zero, and no record begins with zeroes.
  */
 #include "wal/wal_scan.h"
 
@@ -80,6 +81,19 @@ int wal_window_hold(struct wal_window *window, uint64_t offset, uint64_t n, cons
     return 0;
 }
 
+/* C3. Where the next record may begin, at or behind `offset`: beyond what the file system knows as a hole, so that a
+ * segment that was made ahead, or the rest of one that has just begun, is not read page by page. */
+static uint64_t wal_window_skip(const struct wal_window *window, uint64_t offset) {
+    bool is_held = offset >= window->start && offset + WAL_RECORD_HEADER_BYTES <= window->start + window->held;
+    if (is_held || offset >= window->bytes) {
+        return offset;
+    }
+    uint64_t data = window->vfs->file_next_data(window->file, offset);
+    data = data < window->bytes ? data : window->bytes;
+    data -= data % WAL_RECORD_ALIGNMENT; /* a record begins with its length, which is not zero */
+    return data > offset ? data : offset;
+}
+
 /* Whether 64 bytes are zero: nearly all of what lies behind the end of a log is. */
 static bool wal_scan_is_blank(const uint8_t *p) {
     uint64_t any = 0;
@@ -119,6 +133,11 @@ int wal_scan(struct wal_window *window, const char *name, uint64_t offset, uint6
     const uint8_t *p;
     size_t available;
     while (offset < window->bytes && window->bytes - offset >= WAL_RECORD_HEADER_BYTES) {
+        uint64_t next = wal_window_skip(window, offset);
+        if (next > offset) {
+            offset = next;
+            continue;
+        }
         int rc = wal_window_hold(window, offset, WAL_RECORD_HEADER_BYTES, &p, &available, err);
         if (rc != 0) {
             return rc;

@@ -54,10 +54,8 @@ static uint64_t wal_writer_lay_header(const struct wal_writer_options *options, 
     return header.checksum;
 }
 
-int wal_writer_create(const struct wal_writer_options *options, struct wal_writer **ret_writer,
-                      struct pleat_error *err) {
-    ASSERT(options->segment > options->predecessor.segment);
-    ASSERT(options->first_sequence > options->predecessor.last_sequence);
+int wal_writer_reserve(const struct wal_writer_options *options, struct wal_writer **ret_writer,
+                       struct pleat_error *err) {
     ASSERT(options->bytes >= WAL_HEADER_BYTES);
     char name[WAL_NAME_BYTES];
     wal_name(options->segment, name);
@@ -65,34 +63,60 @@ int wal_writer_create(const struct wal_writer_options *options, struct wal_write
     if (writer == NULL) {
         return error_no_memory(err, "log segment", sizeof *writer);
     }
+    int rc = options->vfs->log_create(options->dir, name, options->bytes, options->by_write, options->file_mode,
+                                      &writer->log, err);
+    if (rc != 0) {
+        mem_free(options->mem, writer);
+        return rc;
+    }
     writer->vfs = options->vfs;
     writer->mem = options->mem;
     writer->key = wal_format_key(options->store_id, options->segment);
     writer->bytes = options->bytes;
-    int rc = options->vfs->log_create(options->dir, name, options->bytes, options->by_write, options->file_mode,
-                                      &writer->log, err);
-    if (rc != 0) {
-        writer->log = NULL;
-        goto failed;
-    }
+    writer->tail = (struct wal_tail){.segment = options->segment};
+    atomic_init(&writer->used, WAL_HEADER_BYTES);
+    *ret_writer = writer;
+    return 0;
+}
+
+int wal_writer_begin(struct wal_writer *writer, const struct wal_writer_options *options, struct pleat_error *err) {
+    ASSERT(options->segment == writer->tail.segment && options->bytes == writer->bytes);
+    ASSERT(options->segment > options->predecessor.segment);
+    ASSERT(options->first_sequence > options->predecessor.last_sequence);
+    ASSERT(writer->tail.last_sequence == 0); /* not begun, or with the first sequence, and nothing appended */
     uint64_t checksum = wal_writer_lay_header(options, writer->log->base);
     writer->tail = (struct wal_tail){options->segment, options->first_sequence - 1, checksum};
-    atomic_init(&writer->used, WAL_HEADER_BYTES);
-    rc = options->vfs->log_publish(writer->log, 0, WAL_HEADER_BYTES, err);
+    return writer->vfs->log_publish(writer->log, 0, WAL_HEADER_BYTES, err);
+}
+
+int wal_writer_create(const struct wal_writer_options *options, struct wal_writer **ret_writer,
+                      struct pleat_error *err) {
+    struct wal_writer *writer;
+    int rc = wal_writer_reserve(options, &writer, err);
     if (rc != 0) {
-        goto failed;
+        return rc;
+    }
+    rc = wal_writer_begin(writer, options, err);
+    if (rc != 0) {
+        /* Best effort: should the file stay, whoever continues the log must remove it before the next segment. */
+        (void)wal_writer_remove(writer, options->dir, NULL);
+        return rc;
     }
     *ret_writer = writer;
     return 0;
+}
 
-failed:
-    if (writer->log != NULL) {
-        /* Best effort: should the file stay, whoever continues the log must remove it before the next segment. */
-        options->vfs->log_close(writer->log);
-        writer->log = NULL;
-        (void)options->vfs->dir_unlink(options->dir, name, NULL);
-    }
+int wal_writer_remove(struct wal_writer *writer, struct vfs_dir *dir, struct pleat_error *err) {
+    const struct vfs *vfs = writer->vfs;
+    char name[WAL_NAME_BYTES];
+    wal_name(writer->tail.segment, name);
+    ASSERT(wal_writer_used(writer) == WAL_HEADER_BYTES); /* no record is thrown away */
     wal_writer_close(writer);
+    int rc = vfs->dir_unlink(dir, name, err);
+    if (rc == PLEAT_ERR_NOT_FOUND) {
+        error_clear(err);
+        rc = 0;
+    }
     return rc;
 }
 
@@ -100,9 +124,7 @@ void wal_writer_close(struct wal_writer *writer) {
     if (writer == NULL) {
         return;
     }
-    if (writer->log != NULL) {
-        writer->vfs->log_close(writer->log);
-    }
+    writer->vfs->log_close(writer->log);
     mem_free(writer->mem, writer);
 }
 

@@ -179,6 +179,11 @@ static void disk_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
     (void)file, (void)offset, (void)n;
 }
 
+static uint64_t disk_next_data(struct vfs_file *file, uint64_t offset) {
+    (void)file;
+    return offset;
+}
+
 static int disk_unlink(struct vfs_dir *dir, const char *name, struct pleat_error *err) {
     (void)dir;
     FUZZ_CHECK_TEXT(false, "%s is to be removed", name);
@@ -191,6 +196,7 @@ void fuzz_disk_init(struct fuzz_disk *disk) {
                                        .file_read = disk_read,
                                        .file_size = disk_size,
                                        .file_will_read = disk_will_read,
+                                       .file_next_data = disk_next_data,
                                        .dir_unlink = disk_unlink,
                                        .context = disk}};
 }

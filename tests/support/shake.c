@@ -269,6 +269,10 @@ static void shake_file_will_read(struct vfs_file *file, uint64_t offset, uint64_
     vfs_posix.file_will_read(file, offset, n);
 }
 
+static uint64_t shake_file_next_data(struct vfs_file *file, uint64_t offset) {
+    return vfs_posix.file_next_data(file, offset);
+}
+
 static int shake_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
                             struct vfs_log **ret_log, struct pleat_error *err) {
     shake_here();
@@ -339,6 +343,7 @@ const struct vfs shake_vfs = {
     .file_size = shake_file_size,
     .file_sync = shake_file_sync,
     .file_will_read = shake_file_will_read,
+    .file_next_data = shake_file_next_data,
     .log_create = shake_log_create,
     .log_publish = shake_log_publish,
     .log_sync = shake_log_sync,

@@ -217,6 +217,25 @@ void sim_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
     (void)n;
 }
 
+/* Sector by sector, as file systems know their holes by blocks. */
+uint64_t sim_file_next_data(struct vfs_file *file, uint64_t offset) {
+    uint8_t sector[SIMFS_SECTOR_BYTES];
+    sim_lock(file->fs);
+    uint64_t size = file->inode->live.size, at = offset;
+    bool is_hole = true;
+    while (is_hole && at < size) {
+        uint64_t end = (at / sizeof sector + 1) * sizeof sector;
+        end = end < size ? end : size;
+        bytes_read(&file->inode->live, at, sector, (size_t)(end - at));
+        for (size_t i = 0; i < end - at; i++) {
+            is_hole = is_hole && sector[i] == 0;
+        }
+        at = is_hole ? end : at;
+    }
+    (void)sim_end(file->fs, 0);
+    return at;
+}
+
 /* ---- the lock's file -------------------------------------------------------------------------------------------- */
 
 int sim_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {

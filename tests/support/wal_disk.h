@@ -79,6 +79,15 @@ static int wal_disk_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct
     return wal_disk_step(wal_disk_of(file), err);
 }
 
+/* Holes to the byte. */
+static uint64_t wal_disk_file_next_data(struct vfs_file *file, uint64_t offset) {
+    const struct wal_disk *disk = wal_disk_of(file);
+    while (offset < disk->size && disk->bytes[offset] == 0) {
+        offset++;
+    }
+    return offset;
+}
+
 static int wal_disk_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool by_write, uint32_t mode,
                                struct vfs_log **ret_log, struct pleat_error *err) {
     (void)name, (void)by_write, (void)mode;
@@ -124,6 +133,7 @@ static inline void wal_disk_init(struct wal_disk *disk, size_t capacity) {
         .file_close = wal_disk_file_close,
         .file_read = wal_disk_file_read,
         .file_size = wal_disk_file_size,
+        .file_next_data = wal_disk_file_next_data,
         .log_create = wal_disk_log_create,
         .log_publish = wal_disk_log_publish,
         .log_sync = wal_disk_log_sync,
