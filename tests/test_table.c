@@ -337,6 +337,178 @@ Test(table_source, a_bounded_scan_ends_without_loading_what_lies_beyond) {
     room_close(&room);
 }
 
+/* ---- long walks ------------------------------------------------------------------------------------------------- */
+
+static struct {
+    uint64_t calls, bytes, longest, asked, failed;
+    uint64_t asked_from, asked_to; /* the last advice */
+    size_t fail_above;             /* reads of more bytes fail; 0: none */
+} reads;
+
+static int read_counted(struct vfs_file *file, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    if (reads.fail_above > 0 && n > reads.fail_above) {
+        reads.failed++;
+        return error_system(err, EIO, "read", "a window");
+    }
+    reads.calls++;
+    reads.bytes += n;
+    reads.longest = n > reads.longest ? n : reads.longest;
+    return vfs_posix.file_read(file, offset, buffer, n, err);
+}
+
+static void will_read_counted(struct vfs_file *file, uint64_t offset, uint64_t n) {
+    reads.asked++;
+    reads.asked_from = offset;
+    reads.asked_to = offset + n;
+    vfs_posix.file_will_read(file, offset, n);
+}
+
+/* A table of more than a MiB in blocks of 4 KiB, as stored, whose reads are counted. */
+static struct table *open_long(struct room *room, struct rows *rows, struct table_meta *meta, uint64_t cache_bytes) {
+    room_open(room, &mem_system);
+    cache_free(room->store.cache);
+    cr_assert_eq(cache_new(&mem_system, cache_bytes, &room->store.cache, NULL), 0);
+    *rows = rows_grouped(500, 20, 110, true);
+    struct table_builder_options options = options_small();
+    options.block_bytes = 4096;
+    options.codec = PLEAT_CODEC_NONE;
+    *meta = build(room, rows, &options);
+    struct table *table = open_table(room, meta);
+    pages_carry(room, table);
+    room->vfs.file_read = read_counted;
+    room->vfs.file_will_read = will_read_counted;
+    memset(&reads, 0, sizeof reads);
+    return table;
+}
+
+static void close_long(struct room *room, struct rows *rows, struct table_meta *meta, struct table *table) {
+    table_close(table);
+    table_meta_fini(&mem_system, meta);
+    rows_free(rows);
+    room_close(room);
+}
+
+static void walk(struct source *source, const struct rows *rows, bool backward) {
+    size_t i = backward ? rows->count : 0;
+    int rc = backward ? source->ops->last(source) : source->ops->first(source);
+    while (rc == 0) {
+        i -= backward;
+        cr_assert(i < rows->count && key_compare(source->entry.key, source->entry.key_bytes, rows->data[i].key,
+                                                 rows->data[i].entry.key_bytes) == 0);
+        i += !backward;
+        rc = backward ? source->ops->prev(source) : source->ops->next(source);
+    }
+    cr_assert_eq(rc, PLEAT_END, "%s", source->error.message);
+    cr_assert_eq(i, backward ? 0 : rows->count);
+}
+
+Test(table_scan, a_long_walk_reads_many_blocks_at_once_in_both_directions) {
+    for (unsigned variant = 0; variant < 4; variant++) {
+        struct room room;
+        struct rows rows;
+        struct table_meta meta;
+        struct table *table = open_long(&room, &rows, &meta, 64 << 20);
+        struct source_bounds bounds = {.fill_cache = variant / 2 == 1};
+        struct source *source = new_source(table, &bounds);
+        walk(source, &rows, variant % 2 == 1);
+        source_free(source);
+        cr_assert(meta.blocks > 250 && reads.longest <= 65536);
+        cr_assert_leq(reads.calls, meta.blocks / 15 + 10, "%d reads of %d blocks", (int)reads.calls, (int)meta.blocks);
+        cr_assert_leq(reads.bytes, meta.file_bytes + 65536, "hardly a byte twice");
+        cr_assert(reads.asked > 0 && (variant % 2 == 1 ? reads.asked_from == 0 : reads.asked_to <= meta.file_bytes));
+        close_long(&room, &rows, &meta, table);
+    }
+}
+
+Test(table_scan, short_reads_read_their_blocks_alone) {
+    struct room room;
+    struct rows rows;
+    struct table_meta meta;
+    struct table *table = open_long(&room, &rows, &meta, 64 << 20);
+    for (unsigned fill = 0; fill < 2; fill++) {
+        struct source_bounds bounds = {.fill_cache = fill == 1};
+        struct source *source = new_source(table, &bounds);
+        memset(&reads, 0, sizeof reads);
+        for (size_t i = 0; i < 100; i++) { /* here and there, two blocks each */
+            size_t row = (i * 3571 + 17) % (rows.count - 60);
+            cr_assert_eq(source->ops->seek(source, rows.data[row].key, rows.data[row].entry.key_bytes), 0);
+            for (unsigned step = 0; step < 10; step++) {
+                cr_assert_eq(source->ops->next(source), 0);
+            }
+        }
+        source_free(source);
+        cr_assert_leq(reads.longest, 4096 + 512, "a window of %d bytes for a short read", (int)reads.longest);
+        cr_assert_eq(reads.asked, 0);
+    }
+    close_long(&room, &rows, &meta, table);
+}
+
+Test(table_scan, a_walk_ends_at_its_bound) {
+    struct room room;
+    struct rows rows;
+    struct table_meta meta;
+    struct table *table = open_long(&room, &rows, &meta, 64 << 20);
+    size_t from = rows.count / 2, to = from + 600;
+    struct source_bounds bounds = {.lower = rows.data[from].key, .lower_bytes = rows.data[from].entry.key_bytes,
+                                   .upper = rows.data[to].key, .upper_bytes = rows.data[to].entry.key_bytes,
+                                   .fill_cache = true};
+    struct source *source = new_source(table, &bounds);
+    size_t count = 0;
+    for (int rc = source->ops->first(source); rc == 0; rc = source->ops->next(source)) {
+        count++;
+    }
+    source_free(source);
+    cr_assert_eq(count, to - from);
+    cr_assert_leq(reads.bytes, 600 * 170 + 2 * 4608, "%d bytes are read for 600 rows", (int)reads.bytes);
+    close_long(&room, &rows, &meta, table);
+}
+
+/* V2: what a window would hold may be unreadable where the walk never goes. */
+Test(table_scan, a_window_that_cannot_be_read_is_no_error) {
+    for (unsigned variant = 0; variant < 4; variant++) {
+        struct room room;
+        struct rows rows;
+        struct table_meta meta;
+        struct table *table = open_long(&room, &rows, &meta, 64 << 20);
+        struct source_bounds bounds = {.fill_cache = variant / 2 == 1};
+        struct source *source = new_source(table, &bounds);
+        reads.fail_above = 8192;
+        walk(source, &rows, variant % 2 == 1);
+        source_free(source);
+        cr_assert(reads.failed > 0 && reads.calls + 2 >= meta.blocks); /* a window of two fits at the end */
+        close_long(&room, &rows, &meta, table);
+    }
+}
+
+/* What is longer than the cache's share for scans would push itself out, and is not kept where there is no room. */
+Test(table_scan, a_walk_longer_than_the_share_of_scans_evicts_no_more_than_that) {
+    struct room room;
+    struct rows rows;
+    struct table_meta meta;
+    struct table *table = open_long(&room, &rows, &meta, 1 << 20);
+    struct source_bounds bounds = {.fill_cache = true};
+    struct cache_stats before, after;
+    for (unsigned round = 0; round < 3; round++) { /* the cache is full from the second on */
+        struct source *source = new_source(table, &bounds);
+        cache_stats_read(room.store.cache, &before);
+        walk(source, &rows, false);
+        cache_stats_read(room.store.cache, &after);
+        source_free(source);
+        if (round > 0) {
+            cr_assert_leq(after.evictions - before.evictions, (1 << 20) / 16 / 4096 + 40, "%d evictions",
+                          (int)(after.evictions - before.evictions));
+        }
+    }
+    close_long(&room, &rows, &meta, table);
+    table = open_long(&room, &rows, &meta, 64 << 20);
+    struct source *source = new_source(table, &bounds);
+    walk(source, &rows, false);
+    source_free(source);
+    cache_stats_read(room.store.cache, &after);
+    cr_assert_geq(after.frames, meta.blocks, "there is room for all of it");
+    close_long(&room, &rows, &meta, table);
+}
+
 /* ---- passing blocks through ------------------------------------------------------------------------------------- */
 
 /* Copies a table, whole blocks where `whole(i)` says so and entry by entry elsewhere. */

@@ -413,6 +413,10 @@ bool cache_has_room(const struct cache *cache) {
     return atomic_load_explicit(&cache->has_room, memory_order_relaxed); /* a hint, no partner */
 }
 
+bool cache_keeps_scan(const struct cache *cache, uint64_t bytes) {
+    return bytes <= cache->probation_bytes || cache_has_room(cache);
+}
+
 bool cache_keeps(const struct cache *cache, size_t bytes) {
     size_t frame_bytes = cache_memory_frame_bytes(bytes);
     uint64_t most = frame_bytes + frame_bytes / 8 + CACHE_LINE_BYTES; /* of its class, or as a single block (S1) */

@@ -134,6 +134,10 @@ void cache_slots_clear(struct cache *cache, struct cache_slot *slots, size_t cou
 /* Whether the budget has room for more than it holds. Relaxed: what the last change of it left, a hint. */
 bool cache_has_room(const struct cache *cache);
 
+/* Whether what a scan of so many bytes has loaded is still cached at its end: there is room, or it fits the share of
+ * what is scanned. */
+bool cache_keeps_scan(const struct cache *cache, uint64_t bytes);
+
 /* Whether a frame of so many bytes would be kept at all (see cache_fetch). */
 bool cache_keeps(const struct cache *cache, size_t bytes);
 

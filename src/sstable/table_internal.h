@@ -100,13 +100,17 @@ void table_separator_fini(const struct table *table, struct table_separator *sep
 
 /* ---- table_reader.c ---------------------------------------------------------------------------------------------- */
 
-/* One load of a block. When `piece` is not NULL it has room for the header and stored bytes of any block of the table,
- * and holds those of `block` after the load (piece_filled says whether the load took place). */
+struct table_window;
+
+/* One load of a block, from `window` when that is not NULL. When `piece` is not NULL it has room for the header and
+ * stored bytes of any block of the table. After the load `stored` points to those of this block, in the window or in
+ * `piece`; it stays NULL without either, and when no load took place. */
 struct table_load {
     struct table *table;
     const struct table_place *place; /* whose node stays valid meanwhile */
+    struct table_window *window;
     uint8_t *piece;
-    bool piece_filled;
+    const uint8_t *stored;
 };
 /* Reads, verifies and decodes the block into `image`: what cache_fetch calls on a miss. */
 int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct pleat_error *err);

@@ -7,10 +7,12 @@
  * checked whatever the checksums say; what decides about truth (identity, counts, key range) is compared with the meta
  * that the manifest keeps (T3). A block is checked at each load, before its frame is published, and then never again.
  *
- * A load reads header and stored bytes with one call into the stack, or into the heap when they are long. The time goes
- * into the system call and the decoder; the copy of a raw block is noise beside them.
+ * A load reads header and stored bytes with one call into the stack, or into the heap when they are long, or takes them
+ * from the window of a walk over many blocks. The time goes into the system call and the decoder; the copy of a raw
+ * block is noise beside them.
  */
 #include "sstable/table_internal.h"
+#include "sstable/table_window.h"
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -208,13 +210,26 @@ static int table_block_verify(const struct table *table, const struct table_plac
     return rc < 0 ? rc : table_block_verify_ends(table, place->block, image, offset, err);
 }
 
-int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct pleat_error *err) {
-    struct table_load *load = context;
+/* From the stored bytes, verified, to the image, verified. */
+static int table_load_decode(const struct table_load *load, const struct table_handle *handle, const uint8_t *piece,
+                             uint8_t *image, struct pleat_error *err) {
     const struct table *table = load->table;
-    const struct table_handle handle = table_place_handle(table, load->place);
-    ASSERT(image_bytes == handle.image_bytes);
+    int rc = table_piece_decode(piece, handle, image, table->name, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (piece[TABLE_HEADER_CODEC] != PLEAT_CODEC_NONE) {
+        block_offsets_unpack(image, handle->image_bytes);
+    }
+    return table_block_verify(table, load->place, handle->offset, image, handle->image_bytes, err);
+}
+
+/* By a read of its own. */
+static int table_load_alone(struct table_load *load, const struct table_handle *handle, uint8_t *image,
+                            struct pleat_error *err) {
+    const struct table *table = load->table;
     uint8_t stack[TABLE_LOAD_STACK_BYTES];
-    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)handle.stored_bytes;
+    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)handle->stored_bytes;
     uint8_t *heap = NULL;
     uint8_t *piece = load->piece;
     if (piece == NULL && piece_bytes <= sizeof stack) {
@@ -225,18 +240,25 @@ int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct p
             return error_no_memory(err, "the stored bytes of a block", piece_bytes);
         }
     }
-    int rc = table_piece_read(table->store, table->file, table->seed, &handle, table->name, piece, err);
-    if (rc == 0) {
-        rc = table_piece_decode(piece, &handle, image, table->name, err);
-    }
-    if (rc == 0 && piece[TABLE_HEADER_CODEC] != PLEAT_CODEC_NONE) {
-        block_offsets_unpack(image, image_bytes);
-    }
-    if (rc == 0) {
-        rc = table_block_verify(table, load->place, handle.offset, image, image_bytes, err);
-    }
-    load->piece_filled = rc == 0;
+    int rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, piece, err);
+    rc = rc < 0 ? rc : table_load_decode(load, handle, piece, image, err);
+    load->stored = rc == 0 ? load->piece : NULL;
     mem_free(table->store->mem, heap);
+    return rc;
+}
+
+int table_load_block(void *context, uint8_t *image, size_t image_bytes, struct pleat_error *err) {
+    struct table_load *load = context;
+    const struct table *table = load->table;
+    const struct table_handle handle = table_place_handle(table, load->place);
+    ASSERT(image_bytes == handle.image_bytes);
+    const uint8_t *piece = load->window != NULL ? table_window_piece(table, load->window, &handle) : NULL;
+    if (piece == NULL) {
+        return table_load_alone(load, &handle, image, err);
+    }
+    int rc = table_piece_verify(piece, table->seed, &handle, table->name, err);
+    rc = rc < 0 ? rc : table_load_decode(load, &handle, piece, image, err);
+    load->stored = rc == 0 ? piece : NULL;
     return rc;
 }
 

@@ -13,11 +13,16 @@
  * forward reads from where the last entry ended, and asks for the lines 1 KiB ahead (a quarter less time in
  * the prototype).
  *
+ * A read of a few blocks loads each by itself, into the cache. One that goes on is a scan: it reads the file in windows
+ * (table_window.h), tells the system what comes next, forward or backward, and loads into memory of its own once it is
+ * so long that the cache would no longer have its first blocks when it ends.
+ *
  *   Q1  `frame` is pinned by the source whenever it is not NULL, and is the frame of `block`.
  *   Q2  On an entry: begin <= entry_index < end, and `next_at` is where entry_index + 1 would begin.
  *   Q3  An epoch is held only while a block is looked up, and loaded if need be: never between two calls.
  */
 #include "sstable/table_internal.h"
+#include "sstable/table_window.h"
 
 #include "base/error.h"
 #include "sstable/block_inline.h"
@@ -26,6 +31,7 @@
 
 #define TABLE_AHEAD_BYTES 1024                      /* of the entry that is read, inside a block */
 #define TABLE_SHORT_BLOCKS 8                        /* a read of more blocks in a row is a scan */
+#define TABLE_SINGLE_BLOCKS 2                       /* where nothing is to be cached: likewise */
 #define TABLE_READ_AHEAD_BYTES ((uint64_t)2 << 20)  /* of the block that is read, in the file */
 
 struct table_source {
@@ -41,18 +47,20 @@ struct table_source {
     uint32_t last_block;    /* below first_block: nothing lies inside the bounds */
     bool on_entry;
     bool bounds_empty;
-    bool piece_filled;      /* piece holds the stored form of `block` */
     uint32_t page;          /* of the index, that `block` is in: a hint */
     uint32_t blocks_read;   /* in a row */
+    uint64_t bytes_read;    /* likewise, of images */
     const uint8_t *image;   /* of `block`: the pinned frame's, or `own`; NULL: none */
     struct cache_frame *frame;
     struct table *table;
     uint8_t *own;           /* room for any block of the table; NULL until a block is read past the cache */
-    uint8_t *piece;         /* NULL until table_source_block is first used; then room for any stored block and ... */
-    uint8_t *last_key;      /* ... for a key */
+    uint8_t *piece;         /* NULL until a block is copied that no window holds; then room for any stored block */
+    uint8_t *last_key;      /* NULL until table_source_block is first used; then room for a key */
+    const uint8_t *stored;  /* header and stored bytes of `block`, in the window or in `piece`; NULL: neither */
+    struct table_window window;
     struct table_handle handle; /* of `block` */
-    uint64_t read_ahead_end; /* bytes of the file already asked for */
-    uint64_t read_end;       /* where last_block ends in the file */
+    uint64_t asked_from;    /* bytes of the file already asked for */
+    uint64_t asked_to;
     struct source_bounds bounds;
 };
 
@@ -71,22 +79,32 @@ static void table_source_release(struct table_source *self) {
     }
     self->image = NULL;
     self->on_entry = false;
-    self->piece_filled = false;
+    self->stored = NULL;
 }
 
 /* A long scan tells the system what it is about to read, some MiB at a time. */
 static void table_source_read_ahead(struct table_source *self) {
-    uint64_t offset = self->handle.offset;
-    if (self->bounds.fill_cache || offset + TABLE_READ_AHEAD_BYTES / 2 <= self->read_ahead_end ||
-        offset >= self->read_end) {
+    uint64_t offset = self->handle.offset, from = offset, to = offset;
+    if (self->window.is_backward) {
+        from = offset > TABLE_READ_AHEAD_BYTES ? offset - TABLE_READ_AHEAD_BYTES : 0;
+    } else {
+        uint64_t end = self->window.end;
+        to = end > offset + TABLE_READ_AHEAD_BYTES ? offset + TABLE_READ_AHEAD_BYTES : end;
+    }
+    bool is_inside = offset >= self->asked_from && offset <= self->asked_to;
+    uint64_t left = self->window.is_backward ? offset - self->asked_from : self->asked_to - offset;
+    if (from >= to || (is_inside && left > TABLE_READ_AHEAD_BYTES / 2)) {
         return;
     }
-    uint64_t end = self->read_end;
-    uint64_t from = offset > self->read_ahead_end ? offset : self->read_ahead_end;
-    uint64_t bytes = TABLE_READ_AHEAD_BYTES < end - offset ? TABLE_READ_AHEAD_BYTES : end - offset;
-    if (offset + bytes > from) {
-        self->table->store->vfs->file_will_read(self->table->file, from, offset + bytes - from);
-        self->read_ahead_end = offset + bytes;
+    if (is_inside && self->window.is_backward) {
+        to = self->asked_from;
+    } else if (is_inside) {
+        from = self->asked_to;
+    }
+    if (from < to) {
+        self->table->store->vfs->file_will_read(self->table->file, from, to - from);
+        self->asked_from = is_inside && !self->window.is_backward ? self->asked_from : from;
+        self->asked_to = is_inside && self->window.is_backward ? self->asked_to : to;
     }
 }
 
@@ -103,7 +121,7 @@ static inline void table_source_prefetch(const struct table_source *self, uint32
     }
 }
 
-/* A block that is not cached goes to the source's own memory: what a compaction reads is dead when it is done, and a
+/* A block that is not kept goes to the source's own memory: what a compaction reads is dead when it is done, and a
  * buffer that is used again and again stays in the processor's cache. */
 static int table_source_load_own(struct table_source *self, struct table_load *load) {
     size_t room = (size_t)self->table->index.image_bytes_max + BLOCK_READ_BEYOND;
@@ -112,7 +130,6 @@ static int table_source_load_own(struct table_source *self, struct table_load *l
     }
     size_t bytes = self->handle.image_bytes;
     memset(self->own + bytes, 0, BLOCK_READ_BEYOND);
-    table_source_read_ahead(self);
     int rc = table_load_block(load, self->own, bytes, &self->source.error);
     if (rc == 0) {
         self->image = self->own;
@@ -121,25 +138,31 @@ static int table_source_load_own(struct table_source *self, struct table_load *l
 }
 
 /* Finds or loads a block: in the cache and pinned, or in `own`. Inside an epoch, whose end a long scan does not hold up
- * for longer than a load. */
+ * for longer than a load. A short read is worth keeping. A long one must not displace what is, and is kept only where
+ * it would be found again. */
 static int table_source_find(struct table_source *self, uint32_t block, struct table_load *load) {
     struct source *source = &self->source;
     struct table *table = self->table;
     struct table_place place;
-    /* A short read is worth keeping; what turns out to be a long scan must not displace it. */
-    enum cache_use use = !self->bounds.fill_cache || self->blocks_read++ >= TABLE_SHORT_BLOCKS ? CACHE_SCAN : CACHE_GET;
+    bool may_fill = self->bounds.fill_cache;
+    bool is_scan = self->blocks_read >= (may_fill ? TABLE_SHORT_BLOCKS : TABLE_SINGLE_BLOCKS);
+    enum cache_use use = is_scan || !may_fill ? CACHE_SCAN : CACHE_GET;
     int rc = table_find_block(table, block, self->page, use, &place, &source->error);
     if (rc < 0) {
         return rc;
     }
     self->page = place.page;
     self->handle = table_place_handle(table, &place);
+    self->blocks_read++;
+    self->bytes_read += self->handle.image_bytes;
     load->place = &place;
-    struct cache_frame *frame = NULL;
-    if (self->bounds.fill_cache) {
+    struct cache_frame *frame = cache_slot_load(&table->index.slots[block]);
+    if (frame == NULL && is_scan) {
+        load->window = &self->window;
+        table_source_read_ahead(self);
+    }
+    if (may_fill && (!is_scan || frame != NULL || cache_keeps_scan(table->store->cache, self->bytes_read))) {
         rc = table_fetch(table, load, use, &frame, &source->error);
-    } else {
-        frame = cache_slot_load(&table->index.slots[block]);
     }
     if (rc == 0 && frame != NULL) {
         cache_pin(frame);
@@ -161,7 +184,7 @@ static int table_source_pin(struct table_source *self, uint32_t block) {
     }
     rc = table_source_find(self, block, &load);
     epoch_leave(slot);
-    self->piece_filled = self->piece != NULL && load.piece_filled;
+    self->stored = rc == 0 ? load.stored : NULL;
     return rc;
 }
 
@@ -210,6 +233,7 @@ static int table_source_end(struct table_source *self) {
 
 /* The first entry inside the bounds in `block` or behind it. */
 static int table_source_forward(struct table_source *self, uint32_t block) {
+    self->window.is_backward = false;
     for (; block <= self->last_block; block++) {
         int rc = table_source_enter(self, block);
         if (rc < 0) {
@@ -224,6 +248,7 @@ static int table_source_forward(struct table_source *self, uint32_t block) {
 
 /* The last entry inside the bounds in `block` or before it. */
 static int table_source_backward(struct table_source *self, uint32_t block) {
+    self->window.is_backward = true;
     for (;;) {
         int rc = table_source_enter(self, block);
         if (rc < 0) {
@@ -263,6 +288,10 @@ static int table_source_locate(struct table_source *self, const uint8_t *key, si
     epoch_leave(slot);
     if (rc == 0) {
         *ret_block = place.block;
+        if (place.block - self->block > 1) { /* neither here nor next: what follows is another read */
+            self->blocks_read = 0;
+            self->bytes_read = 0;
+        }
     }
     return rc;
 }
@@ -364,6 +393,7 @@ static void table_source_free(struct source *source) {
     struct table_source *self = table_source_of(source);
     const struct mem *mem = self->table->store->mem;
     table_source_release(self);
+    table_window_fini(self->table, &self->window);
     mem_free(mem, self->own);
     mem_free(mem, self->piece);
     mem_free(mem, self->last_key);
@@ -399,7 +429,7 @@ static int table_source_bound(struct table_source *self, struct pleat_error *err
     }
     __builtin_prefetch(&index->slots[self->first_block]);
     self->last_block = index->blocks - 1;
-    self->read_end = index->pages_at;
+    self->window.end = index->pages_at;
     if (bounds->upper != NULL) {
         bool is_behind = first.node != NULL && key_compare(bounds->lower, bounds->lower_bytes, bounds->upper,
                                                            bounds->upper_bytes) <= 0;
@@ -409,9 +439,9 @@ static int table_source_bound(struct table_source *self, struct pleat_error *err
             return rc;
         }
         self->last_block = place.block;
-        if (!bounds->fill_cache) { /* a read that fills the cache asks for nothing ahead */
+        if (!bounds->fill_cache || self->last_block - self->first_block >= TABLE_SHORT_BLOCKS) { /* may be a scan */
             struct table_handle last = table_place_handle(table, &place);
-            self->read_end = last.offset + TABLE_HEADER_BYTES + last.stored_bytes;
+            self->window.end = last.offset + TABLE_HEADER_BYTES + last.stored_bytes;
         }
     }
     self->bounds_empty = self->first_block > self->last_block;
@@ -452,19 +482,37 @@ bool table_source_is(const struct source *source) {
 
 /* ---- copying blocks as stored ----------------------------------------------------------------------------------- */
 
-static int table_source_block_room(struct table_source *self) {
-    const struct mem *mem = self->table->store->mem;
+/* Sees to `stored` and to room for the last key. */
+static int table_source_block_stored(struct table_source *self) {
+    const struct table *table = self->table;
+    const struct mem *mem = table->store->mem;
     struct pleat_error *err = &self->source.error;
     error_clear(err);
-    size_t key_bytes = table_key_room(self->table);
+    size_t key_bytes = table_key_room(table);
     if (self->last_key == NULL && (self->last_key = mem_alloc(mem, key_bytes)) == NULL) {
         return error_no_memory(err, "the last key of a block", key_bytes);
     }
-    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)self->table->index.stored_bytes_max;
+    if (self->stored != NULL) {
+        return 0;
+    }
+    /* The frame came from the cache, which keeps no stored bytes; or it is one of the first blocks, or one longer than
+     * a window, loads of which leave them in `piece` from here on. */
+    bool is_scan = self->blocks_read > TABLE_SINGLE_BLOCKS;
+    const uint8_t *piece = is_scan ? table_window_piece(table, &self->window, &self->handle) : NULL;
+    if (piece != NULL) {
+        int rc = table_piece_verify(piece, table->seed, &self->handle, table->name, err);
+        self->stored = rc == 0 ? piece : NULL;
+        return rc;
+    }
+    size_t piece_bytes = TABLE_HEADER_BYTES + (size_t)table->index.stored_bytes_max;
     if (self->piece == NULL && (self->piece = mem_alloc(mem, piece_bytes)) == NULL) {
         return error_no_memory(err, "the stored bytes of a block", piece_bytes);
     }
-    return 0;
+    int rc = table_piece_read(table->store, table->file, table->seed, &self->handle, table->name, self->piece, err);
+    if (rc == 0) {
+        self->stored = self->piece;
+    }
+    return rc;
 }
 
 /* A table without tombstones and deadlines needs no walk: its counts were verified when it was written and opened. */
@@ -494,28 +542,18 @@ int table_source_block(struct source *source, struct table_block *ret_block) {
     if (self->entry_index != 0 || self->begin != 0 || self->end != count) {
         return PLEAT_ABSENT;
     }
-    int rc = table_source_block_room(self);
+    int rc = table_source_block_stored(self);
     if (rc < 0) {
         return rc;
-    }
-    const struct table *table = self->table;
-    const struct table_handle *handle = &self->handle;
-    if (!self->piece_filled) {
-        /* The frame came from the cache, which keeps no stored bytes. From here on loads leave them in `piece`. */
-        rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, self->piece, &source->error);
-        if (rc < 0) {
-            return rc;
-        }
-        self->piece_filled = true;
     }
     struct entry last;
     block_entry(image, count - 1, self->last_key, false, &last);
     *ret_block = (struct table_block){
         .image = image,
-        .image_bytes = handle->image_bytes,
-        .stored = self->piece + TABLE_HEADER_BYTES,
-        .stored_bytes = handle->stored_bytes,
-        .codec = self->piece[TABLE_HEADER_CODEC],
+        .image_bytes = self->handle.image_bytes,
+        .stored = self->stored + TABLE_HEADER_BYTES,
+        .stored_bytes = self->handle.stored_bytes,
+        .codec = self->stored[TABLE_HEADER_CODEC],
         .entries = count,
         .first_key = {source->entry.key, source->entry.key_bytes},
         .last_key = {last.key, last.key_bytes},
