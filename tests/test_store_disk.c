@@ -9,18 +9,21 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct simfs *fs;
 static struct pleat_db *db;
 static struct pleat_batch *batch;
 static struct pleat_error err;
 static uint64_t memtable_bytes;
+static int background;
 static struct vfs watched; /* the disk's, with what a scene puts in front of it */
 
 static void begin(void) {
     fs = simfs_new(7);
     watched = *simfs_vfs(fs);
     memtable_bytes = 2048;
+    background = PLEAT_BACKGROUND_STEPS;
 }
 
 static void end(void) {
@@ -34,7 +37,7 @@ TestSuite(store_disk, .init = begin, .fini = end);
 /* Step mode and a log that is written, so that its calls can fail one by one. */
 static int try_open(const struct vfs *vfs) {
     struct pleat_options *options =
-        PLEAT_OPTIONS(.background = PLEAT_BACKGROUND_STEPS, .memtable_bytes = memtable_bytes,
+        PLEAT_OPTIONS(.background = background, .memtable_bytes = memtable_bytes,
                       .durability = PLEAT_SYNC_NONE, .log_by_write = true);
     db = NULL;
     return db_open_with("store", options, vfs, &mem_system, &db, &err);
@@ -518,6 +521,40 @@ Test(store_disk, inputs_of_a_compaction_are_unlinked_without_a_lock_that_commits
     store->vfs = vfs;
     cr_assert_geq(unlinks, 4, "%u tables were unlinked", unlinks);
     cr_assert_eq(unlinks_locked, 0, "%u of %u under work_mu", unlinks_locked, unlinks);
+}
+
+static int slow_unlink(struct vfs_dir *dir, const char *name, struct pleat_error *error) {
+    (void)usleep(30000);
+    return simfs_vfs(fs)->dir_unlink(dir, name, error);
+}
+
+/* A compaction counts as done before its inputs are unlinked, which nobody who reads or writes waits for. */
+Test(store_disk, a_settled_store_has_no_superfluous_table) {
+    background = PLEAT_BACKGROUND_THREADS;
+    memtable_bytes = 16384;
+    watched.dir_unlink = slow_unlink;
+    cr_assert_eq(try_open(&watched), 0, "open: %s", err.message);
+    cr_assert_eq(pleat_batch_new(db, &batch, &err), 0);
+    for (unsigned round = 0; round < 3; round++) {
+        for (uint64_t n = 1; n <= 500; n++) {
+            cr_assert_eq(commit(n), 0, "%s", err.message);
+        }
+        cr_assert_eq(pleat_settle(db, NULL, NULL, &err), 0, "%s", err.message);
+        struct pleat_stats stats = {.size = sizeof stats};
+        cr_assert_eq(pleat_stats_read(db, &stats, &err), 0);
+        size_t tables = 0;
+        for (size_t i = 0; i < simfs_name_count(fs, "store"); i++) {
+            char name[VFS_NAME_BYTES_MAX + 1];
+            uint64_t number;
+            cr_assert(simfs_name_at(fs, "store", i, name));
+            tables += table_name_parse(name, &number);
+        }
+        for (unsigned level = 0; level < PLEAT_LEVELS; level++) {
+            cr_assert_leq(stats.levels[level].tables, tables);
+            tables -= stats.levels[level].tables;
+        }
+        cr_assert_eq(tables, 0, "%d files too many", (int)tables);
+    }
 }
 
 /* ---- the segment that is made ahead ------------------------------------------------------------------------------ */

@@ -452,8 +452,9 @@ struct pleat_progress {
     uint64_t done_bytes; /* written since the call began */
 };
 
-/* Flushes the memtables and waits until no compaction debt is left. progress (may be NULL) is called now and then; a
- * non-zero return ends the wait with PLEAT_ERR_CANCELLED, the work goes on in the background. */
+/* Flushes the memtables and waits until no compaction debt is left and the files that it made superfluous are removed
+ * (but for those that an iterator or a snapshot still reads). progress (may be NULL) is called now and then; a non-zero
+ * return ends the wait with PLEAT_ERR_CANCELLED, the work goes on in the background. */
 PLEAT_API int pleat_settle(struct pleat_db *db, int (*progress)(void *context, const struct pleat_progress *progress),
                            void *context, struct pleat_error *err);
 /* Flushes the memtables to tables and waits for it. */

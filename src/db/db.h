@@ -192,6 +192,7 @@ struct pleat_db {
     struct condition work_done;    /* a job ended */
     bool flushing;
     unsigned compacting;
+    unsigned leaving;              /* threads that count as idle and may still remove files */
     unsigned slot_jobs[LIMIT_SPACES];    /* compactions running in the slot */
     bool slot_blocked[LIMIT_SPACES];     /* a drop or clear waits for its jobs */
     bool slot_flushing[LIMIT_SPACES];    /* a flush may write below level 0 of the slot */

@@ -59,6 +59,17 @@ static int settle_round(struct pleat_db *db, struct pleat_error *err) {
     return rc < 0 ? rc : !busy && settle_debt(db) == 0 && !work_has_compaction(db) ? PLEAT_END : 0;
 }
 
+/* Waits until workers have let go of what they have replaced: the last to hold a table removes its file, and a job
+ * counts as done before. What an iterator or a snapshot holds stays. */
+static void settle_files(struct pleat_db *db) {
+    mutex_lock(&db->work_mu);
+    while (db->leaving > 0) {
+        condition_wait(&db->work_done, &db->work_mu);
+    }
+    mutex_unlock(&db->work_mu);
+    view_sweep(db, true);
+}
+
 static void settle_want_idle(struct pleat_db *db, int delta) {
     mutex_lock(&db->work_mu);
     db->idle_wanted += (unsigned)delta;
@@ -87,7 +98,7 @@ int pleat_settle(struct pleat_db *db, int (*progress)(void *context, const struc
         }
     } while (rc == 0);
     settle_want_idle(db, -1);
-    view_sweep(db, true);
+    settle_files(db);
     return rc == PLEAT_END ? 0 : rc;
 }
 
@@ -112,5 +123,6 @@ int pleat_compact(struct pleat_space *space, int (*progress)(void *context, cons
             return error_set(err, PLEAT_ERR_CANCELLED, 0, "the progress callback ended the compaction");
         }
     }
+    settle_files(db);
     return rc == PLEAT_END ? 0 : rc;
 }

@@ -125,6 +125,14 @@ static int work_failed(struct pleat_db *db, const char *job, int rc, const struc
     return registry_health(db->registry, NULL) < 0 ? db_poison(db, error) : rc;
 }
 
+/* Has let go of segments, tables and versions: what was superfluous of them is off the disk. */
+static void work_left(struct pleat_db *db) {
+    mutex_lock(&db->work_mu);
+    db->leaving--;
+    condition_broadcast(&db->work_done);
+    mutex_unlock(&db->work_mu);
+}
+
 /* The tree has changed: so may the pressure on commits. */
 static void work_flow(struct pleat_db *db) {
     struct version *version = registry_current(db->registry);
@@ -171,6 +179,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     }
     mutex_lock(&db->work_mu);
     db->flushing = false;
+    db->leaving++;
     db->last_flush_ns = db->vfs->now_ns(db->vfs);
     if (rc == 0) {
         memset(&db->background_error, 0, sizeof db->background_error);
@@ -183,6 +192,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     }
     edit_fini(&edit);
     version_unref(before);
+    work_left(db);
     return rc;
 }
 
@@ -256,6 +266,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     compaction_let_go(job); /* the busy marks: under work_mu, where picking looks at them */
     db->slot_jobs[job->slot]--;
     db->compacting--;
+    db->leaving++;
     if (rc < 0) {
         db->retry_at_ns = db->vfs->now_ns(db->vfs) + RETRY_NS;
     } else {
@@ -265,6 +276,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     mutex_unlock(&db->work_mu);
     compaction_fini(db->mem, job); /* not under it: tables are unlinked, tens of ms each, and commits look at work_mu */
     view_sweep(db, db->options.background == PLEAT_BACKGROUND_STEPS);
+    work_left(db);
     return rc;
 }
 
@@ -276,6 +288,7 @@ int work_compact(struct pleat_db *db, struct pleat_error *err) {
     struct compaction job;
     mutex_lock(&db->work_mu);
     struct version *version = registry_current(db->registry); /* under work_mu: older ones show inputs that are gone */
+    db->leaving++; /* of that version, whose tables may be replaced meanwhile */
     bool may = !db->compactions_held && !atomic_load_explicit(&db->cancel, memory_order_relaxed) &&
                (db->retry_at_ns == 0 || db->vfs->now_ns(db->vfs) >= db->retry_at_ns);
     bool idle = db->idle_wanted > 0 || db->options.background == PLEAT_BACKGROUND_STEPS ||
@@ -292,6 +305,7 @@ int work_compact(struct pleat_db *db, struct pleat_error *err) {
     }
     mutex_unlock(&db->work_mu);
     version_unref(version);
+    work_left(db);
     return rc == 0 ? work_compact_job(db, &job, err) : rc;
 }
 
@@ -348,8 +362,12 @@ int work_run(void *context, unsigned worker) {
         rc = sync_first_name(db);
     }
     if (rc == PLEAT_END) {
+        mutex_lock(&db->work_mu);
+        db->leaving++;
+        mutex_unlock(&db->work_mu);
         epoch_collect(db->epoch);
         view_sweep(db, false);
+        work_left(db);
     }
     return rc < 0 ? PLEAT_END : rc; /* a failed job is tried again at the next wake or poll, not at once */
 }
