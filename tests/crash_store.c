@@ -894,7 +894,7 @@ static void campaign_report(const struct tally *tally, uint64_t ns) {
 }
 
 /* A campaign has seen every kind that its length makes due, or tests less than it says; but for the one that must not
- * be: a segment's name is durable before the next one is made (Q8 of recover.c). */
+ * be: a segment's name is durable before the next one begins (Q8 of recover.c). */
 static bool campaign_saw_all(const struct tally *tally, uint64_t thin) {
     uint64_t images = tally->built[0] * (thin < 1 ? 1 : thin < DEMAND_THIN ? thin : DEMAND_THIN) / DEMAND_THIN;
     bool all = true;

@@ -16,6 +16,7 @@ static struct pleat_db *db;
 static struct pleat_batch *batch;
 static struct pleat_error err;
 static uint64_t memtable_bytes;
+static bool log_by_write;
 static int background;
 static struct vfs watched; /* the disk's, with what a scene puts in front of it */
 
@@ -23,6 +24,7 @@ static void begin(void) {
     fs = simfs_new(7);
     watched = *simfs_vfs(fs);
     memtable_bytes = 2048;
+    log_by_write = true;
     background = PLEAT_BACKGROUND_STEPS;
 }
 
@@ -34,11 +36,11 @@ static void end(void) {
 
 TestSuite(store_disk, .init = begin, .fini = end);
 
-/* Step mode and a log that is written, so that its calls can fail one by one. */
+/* Step mode and, unless a scene says otherwise, a log that is written, so that its calls can fail one by one. */
 static int try_open(const struct vfs *vfs) {
     struct pleat_options *options =
         PLEAT_OPTIONS(.background = background, .memtable_bytes = memtable_bytes,
-                      .durability = PLEAT_SYNC_NONE, .log_by_write = true);
+                      .durability = PLEAT_SYNC_NONE, .log_by_write = log_by_write);
     db = NULL;
     return db_open_with("store", options, vfs, &mem_system, &db, &err);
 }
@@ -583,6 +585,17 @@ static bool has_segment(uint64_t number) {
     return file != NULL;
 }
 
+static size_t count_segments(void) {
+    size_t count = 0;
+    for (size_t i = 0; i < simfs_name_count(fs, "store"); i++) {
+        char name[VFS_NAME_BYTES_MAX + 1];
+        uint64_t number;
+        cr_assert(simfs_name_at(fs, "store", i, name));
+        count += wal_name_parse(name, &number);
+    }
+    return count;
+}
+
 /* A commit that does not fit into a usual segment. */
 static int commit_big(void) {
     static const uint8_t value[1 << 16];
@@ -645,12 +658,7 @@ Test(store_disk, a_close_leaves_no_segment_that_was_made_ahead) {
     batch = NULL;
     cr_assert_eq(pleat_close(db, &err), 0, "%s", err.message);
     db = NULL;
-    for (size_t i = 0; i < simfs_name_count(fs, "store"); i++) {
-        char name[VFS_NAME_BYTES_MAX + 1];
-        uint64_t number;
-        cr_assert(simfs_name_at(fs, "store", i, name));
-        cr_assert_not(wal_name_parse(name, &number), "%s is left", name);
-    }
+    cr_assert_eq(count_segments(), 0);
 }
 
 /* J1: behind a file that was not begun no segment would be followed. */
@@ -731,3 +739,111 @@ Test(store_disk, a_segment_made_ahead_goes_when_the_disk_is_full) {
     steps();
     cr_assert_neq(db->spare.number, 0, "the next segment has one again");
 }
+
+/* ---- the file of a dead segment ---------------------------------------------------------------------------------- */
+
+/* Whether exactly the commits up to the applied one are there. Keys are numbers of commits. */
+static bool is_prefix(uint64_t last) {
+    bool is_there = true;
+    for (uint64_t n = 1; n <= last; n++) {
+        struct pleat_value value;
+        int rc = pleat_get(pleat_default_space(db), NULL, (struct pleat_slice){&n, sizeof n}, &value, &err);
+        cr_assert(rc == 0 || rc == PLEAT_ABSENT, "%s", err.message);
+        is_there = is_there && (rc == 0) == (n <= position(PLEAT_APPLIED));
+        if (rc == 0) {
+            pleat_value_release(&value);
+        }
+    }
+    return is_there;
+}
+
+/* Opens a store whose first segment is dead and kept, with a mapped log; returns the next commit's number. */
+static uint64_t open_with_dead(void) {
+    log_by_write = false;
+    uint64_t n = open_with_spare(), spare = db->spare.number;
+    while (db->active_segment->number != spare) {
+        cr_assert_eq(commit(n++), 0, "%s", err.message);
+    }
+    cr_assert_eq(pleat_step(db, &err), 0, "the flush: %s", err.message);
+    cr_assert_not_null(db->spare.dead, "the dead segment is not kept");
+    cr_assert(has_segment(wal_writer_number(db->spare.dead)));
+    return n;
+}
+
+/* Stores of the old life are in the file, at the places where the records of the new one will lie. */
+Test(store_disk, a_segment_in_the_file_of_a_dead_one_survives_in_every_model) {
+    for (uint64_t seed = 0; seed < 5 * SIMFS_MODELS; seed++) {
+        uint64_t n = open_with_dead(), created = simfs_calls(fs, SIMFS_LOG_CREATE);
+        for (unsigned segments = 0; segments < 3; segments++) {
+            uint64_t dead = wal_writer_number(db->spare.dead);
+            n = commit_half(n);
+            steps();
+            uint64_t spare = db->spare.number;
+            cr_assert(spare != 0 && db->spare.dead == NULL && has_segment(spare) && !has_segment(dead));
+            while (db->active_segment->number != spare) {
+                cr_assert_eq(commit(n++), 0, "%s", err.message);
+            }
+            steps();
+            cr_assert_not_null(db->spare.dead);
+        }
+        cr_assert_eq(simfs_calls(fs, SIMFS_LOG_CREATE), created, "files are made all the same");
+        cr_assert_eq(commit(n++), 0);
+        cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+        uint64_t durable = position(PLEAT_DURABLE);
+        n = commit_half(n);
+        steps();
+        for (unsigned i = 0; i < seed % 5; i++) {
+            cr_assert_eq(commit(n++), 0);
+        }
+        enum simfs_model model = (enum simfs_model)(seed % SIMFS_MODELS);
+        crash(model, seed);
+        cr_assert(position(PLEAT_APPLIED) >= durable && is_prefix(n), "%s, seed %d", simfs_model_name(model),
+                  (int)seed);
+        cr_assert(model != SIMFS_KILL || position(PLEAT_APPLIED) == n - 1, "a kill loses nothing");
+        pleat_batch_free(batch);
+        (void)pleat_close(db, NULL);
+        simfs_free(fs);
+        begin();
+    }
+    batch = NULL;
+    db = NULL;
+}
+
+Test(store_disk, a_dead_segment_that_cannot_be_renamed_is_removed) {
+    uint64_t n = open_with_dead(), dead = wal_writer_number(db->spare.dead), active = db->active_segment->number;
+    n = commit_half(n);
+    simfs_fault_add(fs, (struct simfs_fault){.calls = SIMFS_DIR_RENAME, .at = 1, .os_errno = EIO});
+    cr_assert_eq(pleat_step(db, &err), PLEAT_END, "%s", err.message);
+    cr_assert_eq(simfs_faults_fired(fs), 1);
+    cr_assert_not(has_segment(dead));
+    while (db->active_segment->number == active) {
+        cr_assert_eq(commit(n++), 0, "%s", err.message);
+    }
+    cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+    crash(SIMFS_METAALL, 1);
+    cr_assert(position(PLEAT_APPLIED) == n - 1 && is_prefix(n));
+}
+
+Test(store_disk, a_dead_segment_is_kept_for_a_while_and_one_at_a_time) {
+    uint64_t n = open_with_dead(), dead = wal_writer_number(db->spare.dead), active = db->active_segment->number;
+    cr_assert_eq(commit(n), 0);
+    cr_assert_eq(pleat_flush(db, &err), 0, "%s", err.message);
+    cr_assert_eq(wal_writer_number(db->spare.dead), dead);
+    cr_assert_not(has_segment(active), "two are kept");
+    segment_tidy(db);
+    cr_assert_not_null(db->spare.dead);
+    db->last_flush_ns = db->vfs->now_ns(db->vfs) - 2100000000u;
+    segment_tidy(db);
+    cr_assert(db->spare.dead == NULL && !has_segment(dead));
+    segment_tidy(db);
+}
+
+Test(store_disk, a_close_leaves_no_dead_segment) {
+    (void)open_with_dead();
+    pleat_batch_free(batch);
+    batch = NULL;
+    cr_assert_eq(pleat_close(db, &err), 0, "%s", err.message);
+    db = NULL;
+    cr_assert_eq(count_segments(), 0);
+}
+

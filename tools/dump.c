@@ -208,9 +208,19 @@ static int dump_log(struct dump *dump, uint64_t segment, struct pleat_error *err
     rc = rc == 0 ? wal_reader_open(dump->store.vfs, dump->store.dir, &mem_system, dump->store.store_id, segment,
                                    &reader, err)
                  : rc;
+    if (rc == PLEAT_END) {
+        uint64_t durable = 0;
+        bool any = false;
+        rc = wal_segment_probe(dump->store.vfs, dump->store.dir, &mem_system, dump->store.store_id, segment, &durable,
+                               &any, err);
+        if (rc == 0) {
+            printf("no header: %s\n", any ? "it is lost; valid records stand behind it"
+                                          : "made ahead, or created and never synced; it holds nothing");
+        }
+        return rc;
+    }
     if (rc != 0) {
-        fputs(rc == PLEAT_END ? "created and never written: it holds nothing\n" : "", stdout);
-        return rc < 0 ? rc : 0;
+        return rc;
     }
     const struct wal_header *header = wal_reader_header(reader);
     printf("segment %" PRIu64 ": from sequence %" PRIu64, header->segment, header->first_sequence);

@@ -69,6 +69,7 @@
     X(sync_recovered, "F11 Y4", "waiting for the flush of recovered records before a sync counts") \
     X(sync_record, "F7 Y3", "asking the manifest, behind the first sync of a segment, what it knows") \
     X(sync_poison, "F7 Y3", "the sticky error after a failed sync") \
+    X(wal_renew_key, "F3 W2", "keying the records of a segment in a dead one's file anew") \
     X(spare_kept, "F3 J1", "removing a segment that was made ahead and is not begun") \
     X(spare_hoards, "F7 J3", "giving the spare segment's space back when the disk is full") \
     X(commit_poison, "F7 D5", "the sticky error after a failed append") \

@@ -103,8 +103,10 @@ struct segment {
 struct spare {
     struct wal_writer *writer; /* NULL: none that a rotation could begin */
     uint64_t number;           /* of a file that is there, or may be; 0: none */
-    uint64_t tried;            /* the active segment's number when one was last made or given up */
+    uint64_t tried;            /* the active segment's number when one was last made */
     bool is_busy;              /* a thread makes or removes it */
+    bool is_short;             /* the disk was full, or the store closes: there is to be none */
+    struct wal_writer *dead;   /* of a dead segment, kept for the next spare; NULL: none */
 };
 
 struct db_counters {
@@ -310,9 +312,15 @@ bool generation_is_half_full(struct pleat_db *db);
 
 /* Makes the next segment's file ahead of need: 0, or PLEAT_END when that is not due or failed. No lock held. */
 int segment_make_spare(struct pleat_db *db);
-/* Removes the spare, if there is one, to make room or to leave nothing behind. May be called with commit_mu held. */
+/* Removes the spare and the kept file, to make room or to leave nothing behind: there are none until the next rotation.
+ * May be called with commit_mu held. */
 void segment_drop_spare(struct pleat_db *db);
-/* Closes it without touching its file; no other thread is left. */
+/* Takes a dead segment over: keeps its file for the next spare, or closes and unlinks it. No lock held that a thread in
+ * a segment may want. */
+void segment_bury(struct pleat_db *db, struct wal_writer *writer);
+/* Removes the kept file when nothing was flushed for a while. No lock held. */
+void segment_tidy(struct pleat_db *db);
+/* Closes both without touching the files; no other thread is left. */
 void segment_close_spare(struct pleat_db *db);
 /* Takes the next segment's number ahead, in the background, so that a rotation does not wait behind a manifest sync. */
 void segment_reserve_number(struct pleat_db *db);

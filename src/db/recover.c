@@ -147,7 +147,8 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
                                : error_set(err, rc, header_error.os_errno, "%s", header_error.message);
     }
     if (rc == PLEAT_END || rc == PLEAT_ERR_CORRUPT) {
-        /* Created and never synced, or damaged: the records tell. Valid ones are only written behind a valid header. */
+        /* Made ahead, or created and never synced, or damaged: the records tell. Valid ones are only written behind a
+         * valid header. */
         uint64_t durable = 0;
         bool any_record = false;
         struct pleat_error probe_error = {0};

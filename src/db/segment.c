@@ -5,18 +5,26 @@
  * wait in the file system. A commit does not: once the active generation is half full, the log thread (or a step) makes
  * the next segment's file under the number that it will have, and the rotation lays a header into it.
  *
- *     [h|rec rec rec ...   0 ]  <- chain -  [ 0 0 0 ...  ]       the spare: reserved, zeroes, not begun
+ *     [h|rec rec rec ...   0 ]  <- chain -  [ 0 0 0 ...  ]       the spare: reserved, not begun
  *       active, 000007.wal                    000009.wal         - rotation ->  [h| ...   active
  *
+ *     [h|rec rec rec rec rec ]  flushed: dead, and kept          - renamed 000012.wal ->  the next spare
+ *       000004.wal
+ *
+ * The file of a dead segment is not removed but kept for the next spare: its pages are in memory and mapped, and its
+ * blocks are written, so that nothing is cleared, allocated or faulted in again.
+ *
  * A file that was not begun is to recovery what one is that was created and never synced: it holds nothing, and the log
- * ends in front of it. Hence nothing may ever be written behind it in number.
+ * ends in front of it. Hence nothing may ever be written behind it in number. A dead one that is kept has its old name,
+ * which is below the log floor: as any leftover.
  *
  *   J1  The spare's number is above the active segment's, and no segment of a higher number begins while its file may
  *       be there: a rotation begins the spare, or removes it first as a leftover (D8).
  *   J2  One thread at a time makes or removes the spare (`is_busy`), and a rotation waits for it: what that thread
  *       would still do, the rotation would have to do itself.
- *   J3  The spare takes no space that something else lacks: when a background job finds the disk full it is removed,
- *       and none is made again before the next rotation.
+ *   J3  Spare and kept file take no space that something else lacks: when a background job finds the disk full they are
+ *       removed, and there are none before the next rotation. The kept one is removed as well when nothing was flushed
+ *       for a while.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -25,6 +33,8 @@
 #define SEGMENT_SLACK_BYTES 4096u
 /* Pages of a spare that are made ready at once: the log thread's first turn in the new segment comes later. */
 #define SPARE_PREPARE_BYTES (1u << 20)
+/* So long after a flush a dead segment's file is no longer worth its place on the disk. */
+#define KEPT_NS 2000000000ull
 
 /* A segment whose first record is of record_bytes. */
 static uint64_t segment_bytes(const struct pleat_db *db, uint64_t record_bytes) {
@@ -65,6 +75,14 @@ static int segment_number(struct pleat_db *db, uint64_t active, uint64_t *ret_nu
 
 /* ---- the spare -------------------------------------------------------------------------------------------------- */
 
+/* Closes and unlinks a dead segment. A file that cannot be removed is below the log floor: swept at the next open. */
+static void dead_remove(struct pleat_db *db, struct wal_writer *writer) {
+    char name[WAL_NAME_BYTES];
+    wal_name(wal_writer_number(writer), name);
+    wal_writer_close(writer);
+    (void)db->vfs->dir_unlink(db->dir, name, NULL);
+}
+
 /* The number of the newest segment, which is the active one or is about to be. sync_mu held. */
 static uint64_t segment_newest(struct pleat_db *db) {
     mutex_check_held(&db->sync_mu);
@@ -73,6 +91,23 @@ static uint64_t segment_newest(struct pleat_db *db) {
         number = segment->number;
     }
     return number;
+}
+
+/* Makes a reserved segment of the dead one, which is consumed, or from nothing. */
+static int spare_make(struct pleat_db *db, struct wal_writer *dead, uint64_t number, struct wal_writer **ret_writer,
+                      struct pleat_error *err) {
+    struct wal_writer_options options;
+    segment_options_fill(db, number, segment_bytes(db, 0), &options);
+    if (dead == NULL) {
+        return wal_writer_reserve(&options, ret_writer, err);
+    }
+    int rc = wal_writer_renew(dead, &options, err);
+    if (rc < 0) {
+        dead_remove(db, dead);
+        return rc;
+    }
+    *ret_writer = dead;
+    return 0;
 }
 
 /* Ends what is_busy began. */
@@ -91,10 +126,13 @@ int segment_make_spare(struct pleat_db *db) {
     }
     mutex_lock(&db->sync_mu);
     uint64_t active = segment_newest(db);
-    bool is_due = active > db->spare.tried && db->spare.number == 0 && !db->spare.is_busy;
+    bool is_due = active > db->spare.tried && db->spare.number == 0 && !db->spare.is_busy && !db->spare.is_short;
+    struct wal_writer *dead = NULL;
     if (is_due) {
         db->spare.is_busy = true;
         db->spare.tried = active;
+        dead = db->spare.dead;
+        db->spare.dead = NULL;
     }
     mutex_unlock(&db->sync_mu);
     if (!is_due) {
@@ -105,9 +143,9 @@ int segment_make_spare(struct pleat_db *db) {
     uint64_t number = 0;
     int rc = segment_number(db, active, &number, &failure);
     if (rc == 0) {
-        struct wal_writer_options options;
-        segment_options_fill(db, number, segment_bytes(db, 0), &options);
-        rc = wal_writer_reserve(&options, &writer, &failure);
+        rc = spare_make(db, dead, number, &writer, &failure);
+    } else if (dead != NULL) {
+        dead_remove(db, dead);
     }
     if (rc == 0) {
         wal_writer_prepare(writer, SPARE_PREPARE_BYTES);
@@ -135,12 +173,16 @@ void segment_drop_spare(struct pleat_db *db) {
     while (db->spare.is_busy) {
         condition_wait(&db->sync_done, &db->sync_mu);
     }
-    struct wal_writer *writer = db->spare.writer;
+    struct wal_writer *writer = db->spare.writer, *dead = db->spare.dead;
     uint64_t number = db->spare.number;
     db->spare.is_busy = number != 0;
+    db->spare.is_short = true;
     db->spare.writer = NULL;
-    db->spare.tried = segment_newest(db);
+    db->spare.dead = NULL;
     mutex_unlock(&db->sync_mu);
+    if (dead != NULL) {
+        dead_remove(db, dead);
+    }
     if (number != 0) {
         bool is_removed = spare_remove(db, writer, number);
         spare_settle(db, NULL, is_removed ? 0 : number);
@@ -149,7 +191,39 @@ void segment_drop_spare(struct pleat_db *db) {
 
 void segment_close_spare(struct pleat_db *db) {
     wal_writer_close(db->spare.writer);
+    wal_writer_close(db->spare.dead);
     db->spare.writer = NULL;
+    db->spare.dead = NULL;
+}
+
+/* ---- dead segments ---------------------------------------------------------------------------------------------- */
+
+void segment_bury(struct pleat_db *db, struct wal_writer *writer) {
+    mutex_lock(&db->sync_mu);
+    bool is_kept = db->spare.dead == NULL && !db->spare.is_short && wal_writer_can_renew(writer, segment_bytes(db, 0));
+    if (is_kept) {
+        db->spare.dead = writer;
+    }
+    mutex_unlock(&db->sync_mu);
+    if (!is_kept) {
+        dead_remove(db, writer);
+    }
+}
+
+void segment_tidy(struct pleat_db *db) {
+    mutex_lock(&db->work_mu);
+    bool is_idle = db->vfs->now_ns(db->vfs) - db->last_flush_ns > KEPT_NS;
+    mutex_unlock(&db->work_mu);
+    if (!is_idle) {
+        return;
+    }
+    mutex_lock(&db->sync_mu);
+    struct wal_writer *dead = db->spare.dead;
+    db->spare.dead = NULL;
+    mutex_unlock(&db->sync_mu);
+    if (dead != NULL) {
+        dead_remove(db, dead);
+    }
 }
 
 /* ---- rotation --------------------------------------------------------------------------------------------------- */
@@ -183,6 +257,7 @@ int segment_next_number(struct pleat_db *db, uint64_t active, uint64_t record_by
     }
     struct spare spare = db->spare;
     db->spare.tried = active; /* no other spare comes before this rotation has its segment on the list */
+    db->spare.is_short = false;
     bool fits = spare.writer != NULL && segment_bytes(db, record_bytes) == segment_bytes(db, 0);
     if (!fits) {
         db->spare.writer = NULL;

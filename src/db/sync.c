@@ -78,11 +78,13 @@ void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
         ASSERT(segment->sealed);
         db->segments = segment->next;
         mutex_unlock(&db->sync_mu);
-        wal_writer_close(segment->writer);
-        char name[WAL_NAME_BYTES];
-        wal_name(segment->number, name);
-        /* A file that cannot be removed is below the log floor: dead, and swept at the next open. */
-        (void)db->vfs->dir_unlink(db->dir, name, NULL);
+        if (segment->writer != NULL) {
+            segment_bury(db, segment->writer);
+        } else {
+            char name[WAL_NAME_BYTES];
+            wal_name(segment->number, name);
+            (void)db->vfs->dir_unlink(db->dir, name, NULL); /* as in segment_bury */
+        }
         mem_free(db->mem, segment);
     }
 }

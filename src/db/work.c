@@ -367,6 +367,7 @@ int work_run(void *context, unsigned worker) {
         mutex_unlock(&db->work_mu);
         epoch_collect(db->epoch);
         view_sweep(db, false);
+        segment_tidy(db);
         work_left(db);
     }
     return rc < 0 ? PLEAT_END : rc; /* a failed job is tried again at the next wake or poll, not at once */

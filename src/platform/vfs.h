@@ -54,6 +54,7 @@ struct vfs_log {
     const struct vfs *vfs;
     uint8_t *base;
     size_t bytes;
+    bool is_mapped; /* base is the file's own pages, and not memory that is written to it */
 };
 
 struct vfs {
@@ -107,6 +108,9 @@ struct vfs {
     void (*log_note)(struct vfs_log *log, uint64_t offset, size_t n);
     /* Makes pages up to `offset` ready to be stored to without a fault; advice, called ahead by a background thread. */
     void (*log_prepare)(struct vfs_log *log, uint64_t offset);
+    /* Gives the file another name, as dir_rename, with its contents as they are: from here on it is as if nothing of it
+     * had been published. On an error it has either name. */
+    int (*log_rename)(struct vfs_dir *dir, struct vfs_log *log, const char *to, struct pleat_error *err);
     void (*log_close)(struct vfs_log *log);
 
     uint64_t (*now_ns)(const struct vfs *vfs); /* monotonic; never used for correctness */

@@ -54,12 +54,11 @@ struct posix_log {
     struct vfs_log log; /* first: what the caller holds */
     const struct mem *mem;
     int fd;
-    bool mapped;
     struct posix_sync sync;
     _Atomic uint64_t published; /* the end of what was published; stored by the appending thread */
     _Atomic uint64_t synced;    /* of a mapped log: below is durable; stored by the thread that syncs */
     _Atomic uint64_t prepared;  /* pages below are populated, or being populated by someone */
-    char name[];
+    char name[VFS_NAME_BYTES_MAX + 1];
 };
 
 static struct posix_log *posix_log_of(struct vfs_log *log) {
@@ -108,7 +107,7 @@ static int log_attach(struct posix_log *log, uint64_t bytes, bool by_write, stru
         void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, log->fd, 0);
         if (base != MAP_FAILED) {
             log->log.base = base;
-            log->mapped = true;
+            log->log.is_mapped = true;
             return 0;
         }
     }
@@ -121,15 +120,14 @@ int posix_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool
     if (bytes == 0 || bytes > (uint64_t)INT64_MAX || bytes > SIZE_MAX) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a log segment of %llu bytes", name, (unsigned long long)bytes);
     }
-    size_t name_bytes = strlen(name) + 1;
-    struct posix_log *log = mem_zalloc(dir->mem, 1, sizeof *log + name_bytes);
+    struct posix_log *log = mem_zalloc(dir->mem, 1, sizeof *log);
     if (log == NULL) {
-        return error_no_memory(err, "log handle", sizeof *log + name_bytes);
+        return error_no_memory(err, "log handle", sizeof *log);
     }
     log->log.vfs = &vfs_posix;
     log->log.bytes = (size_t)bytes;
     log->mem = dir->mem;
-    memcpy(log->name, name, name_bytes);
+    strncpy(log->name, name, VFS_NAME_BYTES_MAX); /* a longer one is refused by posix_open_at */
     int rc = posix_open_at(dir, name, O_RDWR | O_CREAT | O_EXCL, mode, &log->fd, err);
     if (rc < 0) {
         mem_free(dir->mem, log);
@@ -163,7 +161,7 @@ static int log_undo(struct posix_log *log, uint64_t offset, int os_errno) {
 int posix_log_publish(struct vfs_log *vfs_log, uint64_t offset, size_t n, struct pleat_error *err) {
     struct posix_log *log = posix_log_of(vfs_log);
     ASSERT(offset <= vfs_log->bytes && n <= vfs_log->bytes - offset);
-    if (log->mapped) {
+    if (vfs_log->is_mapped) {
         /* release; pairs with the acquire in log_sync_mapped. It also keeps the compiler from moving the stores behind
          * the moment from which the caller relies on them: a killed process loses no store that it has made. */
         uint64_t end = atomic_load_explicit(&log->published, memory_order_relaxed); /* stored by this thread alone */
@@ -203,13 +201,13 @@ int posix_log_sync(struct vfs_log *vfs_log, struct pleat_error *err) {
     if (MUTATION(posix_log_sync)) {
         return 0;
     }
-    return log->mapped ? log_sync_mapped(log, err) : posix_sync_data(&log->sync, log->fd, log->name, err);
+    return vfs_log->is_mapped ? log_sync_mapped(log, err) : posix_sync_data(&log->sync, log->fd, log->name, err);
 }
 
 void posix_log_note(struct vfs_log *vfs_log, uint64_t offset, size_t n) {
     struct posix_log *log = posix_log_of(vfs_log);
     ASSERT(offset <= vfs_log->bytes && n <= vfs_log->bytes - offset);
-    if (log->mapped) {
+    if (vfs_log->is_mapped) {
         /* release; its partner is whoever opens the file after this process was killed, as in posix_log_publish. */
         atomic_thread_fence(memory_order_release);
     } else {
@@ -235,12 +233,26 @@ void posix_log_prepare(struct vfs_log *vfs_log, uint64_t offset) {
     }
 }
 
+int posix_log_rename(struct vfs_dir *dir, struct vfs_log *vfs_log, const char *to, struct pleat_error *err) {
+    struct posix_log *log = posix_log_of(vfs_log);
+    int rc = vfs_posix.dir_rename(dir, log->name, to, err);
+    if (rc < 0) {
+        return rc;
+    }
+    strncpy(log->name, to, VFS_NAME_BYTES_MAX);
+    /* relaxed: nobody else is inside a log that is renamed */
+    atomic_store_explicit(&log->published, 0, memory_order_relaxed);
+    atomic_store_explicit(&log->synced, 0, memory_order_relaxed);
+    atomic_store_explicit(&log->prepared, 0, memory_order_relaxed);
+    return 0;
+}
+
 void posix_log_close(struct vfs_log *vfs_log) {
     if (vfs_log == NULL) {
         return;
     }
     struct posix_log *log = posix_log_of(vfs_log);
-    if (log->mapped) {
+    if (vfs_log->is_mapped) {
         (void)munmap(vfs_log->base, vfs_log->bytes);
     } else {
         mem_unmap(log->mem, vfs_log->base, vfs_log->bytes);

@@ -257,6 +257,7 @@ const struct vfs vfs_posix = {
     .log_sync = posix_log_sync,
     .log_note = posix_log_note,
     .log_prepare = posix_log_prepare,
+    .log_rename = posix_log_rename,
     .log_close = posix_log_close,
     .now_ns = posix_now_ns,
     .random = posix_random,

@@ -75,6 +75,7 @@ int posix_log_publish(struct vfs_log *log, uint64_t offset, size_t n, struct ple
 int posix_log_sync(struct vfs_log *log, struct pleat_error *err);
 void posix_log_note(struct vfs_log *log, uint64_t offset, size_t n);
 void posix_log_prepare(struct vfs_log *log, uint64_t offset);
+int posix_log_rename(struct vfs_dir *dir, struct vfs_log *log, const char *to, struct pleat_error *err);
 void posix_log_close(struct vfs_log *log);
 
 #endif

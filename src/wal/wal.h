@@ -11,7 +11,7 @@
  *   W3  A segment's header names its predecessor, the sequence and the running hash at which that one ended.
  *   W4  A record's length is stored last (release), so that a killed process leaves whole records only; a segment's
  *       magic likewise.
- *   W5  Records lie at multiples of 8; the rest of a segment is zero.
+ *   W5  Records lie at multiples of 8; the rest of a segment is zero, or what an earlier segment has left in the file.
  *   W6  A record says the highest sequence known durable when it was written. If a missing or damaged record's
  *       sequence was durable according to anything later, it is damage, not a torn tail.
  *   W7  Behind each sync the segment is marked with the sequence that it reached, which no record says yet. A mark is
@@ -136,6 +136,12 @@ int wal_writer_begin(struct wal_writer *writer, const struct wal_writer_options 
 /* Both. On an error the file is removed, if that works. */
 int wal_writer_create(const struct wal_writer_options *options, struct wal_writer **ret_writer,
                       struct pleat_error *err);
+/* Whether wal_writer_renew gains anything: the file is mapped, has `bytes`, and nothing has failed. */
+bool wal_writer_can_renew(const struct wal_writer *writer, uint64_t bytes);
+/* Makes a segment that was not begun of one that is dead, in the same file: its pages are in memory, and its blocks are
+ * written already. options: as of wal_writer_reserve. What the old one held stays behind the header that is to come,
+ * and validates no more (W2). No other thread is inside. On an error the file has either name, and holds nothing. */
+int wal_writer_renew(struct wal_writer *writer, const struct wal_writer_options *options, struct pleat_error *err);
 /* Closes the storage of a segment that holds nothing and removes its file from `dir`. NOT_FOUND counts as removed; on
  * another error the file may still be there. */
 int wal_writer_remove(struct wal_writer *writer, struct vfs_dir *dir, struct pleat_error *err);
@@ -181,8 +187,9 @@ struct wal_header {
     uint64_t missing_bytes; /* of the size with which it was created: cut, or created and never synced */
 };
 
-/* Opens and checks the header. PLEAT_END: cut short inside the header, or no magic yet and no valid record behind
- * it (created, never synced): it holds nothing. PLEAT_ERR_NEWER by format version.
+/* Opens and checks the header. PLEAT_END: cut short inside the header, or no magic: made ahead and not begun, or
+ * created and never synced, unless wal_segment_probe finds that its first sector is lost. PLEAT_ERR_NEWER by format
+ * version.
  *
  * PLEAT_ERR_CORRUPT when the header does not validate. A power loss may do that to a segment that was never synced: its
  * first sector is then garbage, or missing in front of records that survived. The caller tells by what else it knows
@@ -206,7 +213,7 @@ uint64_t wal_reader_offset(const struct wal_reader *reader);
 struct wal_end {
     struct wal_tail tail;      /* where the valid part ends */
     uint64_t offset;           /* of the first byte behind it */
-    bool torn;                 /* non-zero bytes follow */
+    bool torn;                 /* non-zero bytes follow: torn, or of an earlier segment */
     bool record_behind;        /* a valid record of a later sequence follows: the hole is not a torn write */
     uint64_t durable_sequence; /* highest that any valid record, also one behind, says was durable */
 };

@@ -29,23 +29,6 @@ struct wal_reader {
     bool ended;
 };
 
-/* PLEAT_END for a segment that was created and no more: no magic yet (it is stored last), and no record behind it that
- * proves otherwise. 0 when there is a magic. */
-static int wal_reader_check_blank(struct wal_reader *reader, const uint8_t *header, struct pleat_error *err) {
-    if (load_u64(header) != 0) {
-        return 0;
-    }
-    struct wal_scan scan;
-    int rc = wal_scan(&reader->window, reader->name, WAL_HEADER_BYTES, reader->key, 0, &scan, err);
-    if (rc != 0) {
-        return rc;
-    }
-    if (scan.any_record) {
-        return error_corrupt(err, reader->name, 0, "log segment magic in front of records", WAL_MAGIC, 0);
-    }
-    return PLEAT_END;
-}
-
 static int wal_reader_read_header(struct wal_reader *reader, const uint8_t *store_id, uint64_t segment,
                                   struct pleat_error *err) {
     struct wal_window *window = &reader->window;
@@ -58,9 +41,8 @@ static int wal_reader_read_header(struct wal_reader *reader, const uint8_t *stor
     if (rc != 0) {
         return rc;
     }
-    rc = wal_reader_check_blank(reader, bytes, err);
-    if (rc != 0) {
-        return rc;
+    if (load_u64(bytes) == 0) {
+        return PLEAT_END; /* the magic is stored last */
     }
     rc = wal_format_header_decode(bytes, store_id, segment, reader->name, &reader->header, err);
     if (rc != 0) {

@@ -3,13 +3,13 @@
  *
  * An append copies the record behind the end with its length still zero, checksums it where it lies, and then stores
  * the length: a process that dies in between leaves bytes that no reader takes for a record. The segment was reserved
- * and zeroed when it was created, so the bytes behind the end are zero (W5), and nothing here runs out of space where a
+ * and zeroed when it was created, or has the file of a dead one (W5), and nothing here runs out of space where a
  * reservation holds. Elsewhere an append may: the storage undoes it, and the next one begins at the same place.
  *
- *     [ header | marks | record | record | ...   used ^   zero   ...            bytes ^ ]
+ *     [ header | marks | record | record | ...   used ^   zero, or old   ...    bytes ^ ]
  *
- * Threads: one at a time appends. Beside it, others may sync and prepare: they touch only what is frozen after
- * creation, and `used`.
+ * Threads: one at a time appends. Beside it, others may sync and prepare: they touch only what is frozen while a
+ * segment lives, and `used`.
  */
 #include "wal/wal_format.h"
 
@@ -19,7 +19,7 @@
 #include <stdatomic.h>
 
 struct wal_writer {
-    /* frozen */
+    /* frozen; the key until wal_writer_renew */
     const struct vfs *vfs;
     const struct mem *mem;
     struct vfs_log *log;
@@ -91,7 +91,7 @@ int wal_writer_begin(struct wal_writer *writer, const struct wal_writer_options 
 
 int wal_writer_create(const struct wal_writer_options *options, struct wal_writer **ret_writer,
                       struct pleat_error *err) {
-    struct wal_writer *writer;
+    struct wal_writer *writer = NULL;
     int rc = wal_writer_reserve(options, &writer, err);
     if (rc != 0) {
         return rc;
@@ -103,6 +103,28 @@ int wal_writer_create(const struct wal_writer_options *options, struct wal_write
         return rc;
     }
     *ret_writer = writer;
+    return 0;
+}
+
+bool wal_writer_can_renew(const struct wal_writer *writer, uint64_t bytes) {
+    return writer->log->is_mapped && writer->bytes == bytes && !writer->failed;
+}
+
+int wal_writer_renew(struct wal_writer *writer, const struct wal_writer_options *options, struct pleat_error *err) {
+    ASSERT(wal_writer_can_renew(writer, options->bytes));
+    ASSERT(options->segment > writer->tail.segment);
+    char name[WAL_NAME_BYTES];
+    wal_name(options->segment, name);
+    memset(writer->log->base, 0, WAL_HEADER_BYTES);
+    int rc = writer->vfs->log_publish(writer->log, 0, WAL_HEADER_BYTES, err);
+    rc = rc < 0 ? rc : writer->vfs->log_rename(options->dir, writer->log, name, err);
+    if (rc < 0) {
+        return rc;
+    }
+    writer->key = MUTATION(wal_renew_key) ? writer->key : wal_format_key(options->store_id, options->segment);
+    writer->tail = (struct wal_tail){.segment = options->segment};
+    writer->marks = 0;
+    atomic_store_explicit(&writer->used, WAL_HEADER_BYTES, memory_order_relaxed); /* nobody else is inside */
     return 0;
 }
 
@@ -156,6 +178,7 @@ void wal_writer_copy(struct wal_writer *writer, const struct wal_record *record,
     uint8_t *place = writer->log->base + offset;
     uint8_t header[WAL_RECORD_CHECKED_BYTES];
     wal_format_record_encode(&format, writer->key, header);
+    store_u32(place, 0); /* W4, also where an earlier segment left bytes */
     memcpy(place + 4, header + 4, WAL_RECORD_CHECKED_BYTES - 4);
     store_u64(place + 32, format.check);
     size_t entries_bytes = record->used - WAL_RECORD_HEADER_BYTES;
@@ -166,6 +189,7 @@ void wal_writer_copy(struct wal_writer *writer, const struct wal_record *record,
     if (record->cursors_used > 0) {
         memcpy(payload + entries_bytes, record->cursors, record->cursors_used);
     }
+    memset(place + bytes - format.padding, 0, format.padding); /* an earlier segment may have left bytes there */
     *ret_append = (struct wal_append){.bytes = bytes, .sequence = sequence, .check = format.check};
 }
 

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *power_class_name(enum power_class class) {
@@ -65,12 +66,23 @@ void power_class_print(const uint64_t counts[CLASSES], const uint64_t gaps[CLASS
 }
 
 struct classes {
+    struct simfs *disk;
     bool seen[CLASSES];
     bool has_manifest;
     uint64_t segment_lost_name; /* the lowest segment that lost its name; UINT64_MAX: none */
     uint64_t segment_lost_tail; /* ... that lost a write at its end */
-    uint64_t segment_kept;      /* the highest segment that has something that was pending */
+    uint64_t segment_kept;      /* the highest segment that was begun and has something that was pending */
 };
+
+/* Whether the segment has a header on the disk: one that was made ahead holds nothing that could be kept. */
+static bool is_begun(struct simfs *disk, const char *name) {
+    static const uint8_t none[8];
+    size_t bytes;
+    uint8_t *content = simfs_read_file(disk, "store", name, &bytes);
+    bool begun = content != NULL && bytes >= sizeof none && memcmp(content, none, sizeof none) != 0;
+    free(content);
+    return begun;
+}
 
 static void class_of_segment(struct classes *classes, const struct simfs_fate *fate, uint64_t number) {
     if (fate->live && !fate->there && number < classes->segment_lost_name) {
@@ -82,7 +94,7 @@ static void class_of_segment(struct classes *classes, const struct simfs_fate *f
     if ((fate->lost > 0 || fate->torn > 0) && number < classes->segment_lost_tail) {
         classes->segment_lost_tail = number;
     }
-    if (fate->kept > 0 && number > classes->segment_kept) {
+    if (fate->kept > 0 && number > classes->segment_kept && is_begun(classes->disk, fate->name)) {
         classes->segment_kept = number;
     }
     classes->seen[CLASS_RECORD_TORN] |= fate->torn > 0;
@@ -112,7 +124,7 @@ static void class_of_file(void *context, const struct simfs_fate *fate) {
 }
 
 void power_class_of_image(struct simfs *disk, struct simfs *image, uint64_t counts[CLASSES]) {
-    struct classes classes = {.segment_lost_name = UINT64_MAX, .segment_lost_tail = UINT64_MAX};
+    struct classes classes = {.disk = disk, .segment_lost_name = UINT64_MAX, .segment_lost_tail = UINT64_MAX};
     simfs_fates(disk, image, class_of_file, &classes);
     classes.seen[CLASS_SEGMENT_BEHIND_HOLE] = classes.segment_kept > classes.segment_lost_tail;
     classes.seen[CLASS_SEGMENT_MISSING] = classes.segment_kept > classes.segment_lost_name;

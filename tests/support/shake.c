@@ -305,6 +305,13 @@ static void shake_log_prepare(struct vfs_log *log, uint64_t offset) {
     vfs_posix.log_prepare(log, offset);
 }
 
+static int shake_log_rename(struct vfs_dir *dir, struct vfs_log *log, const char *to, struct pleat_error *err) {
+    shake_here();
+    int rc = vfs_posix.log_rename(dir, log, to, err);
+    shake_here();
+    return rc;
+}
+
 static void shake_log_close(struct vfs_log *log) {
     shake_here();
     vfs_posix.log_close(log);
@@ -349,6 +356,7 @@ const struct vfs shake_vfs = {
     .log_sync = shake_log_sync,
     .log_note = shake_log_note,
     .log_prepare = shake_log_prepare,
+    .log_rename = shake_log_rename,
     .log_close = shake_log_close,
     .now_ns = shake_now_ns,
     .random = shake_random_bytes,

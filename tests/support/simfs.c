@@ -220,6 +220,17 @@ static int sim_dir_rename(struct vfs_dir *handle, const char *from, const char *
     return sim_end(fs, 0);
 }
 
+static int sim_log_rename(struct vfs_dir *dir, struct vfs_log *vfs_log, const char *to, struct pleat_error *err) {
+    struct sim_log *log = (struct sim_log *)vfs_log;
+    int rc = sim_dir_rename(dir, log->name, to, err);
+    if (rc == 0) {
+        sim_lock(log->fs);
+        strncpy(log->name, to, VFS_NAME_BYTES_MAX);
+        (void)sim_end(log->fs, 0);
+    }
+    return rc;
+}
+
 static int sim_dir_unlink(struct vfs_dir *handle, const char *name, struct pleat_error *err) {
     struct simfs *fs = handle->fs;
     int rc = sim_name_verify(name, err);
@@ -367,6 +378,7 @@ static const struct vfs sim_vfs = {
     .log_sync = sim_log_sync,
     .log_note = sim_log_note,
     .log_prepare = sim_log_prepare,
+    .log_rename = sim_log_rename,
     .log_close = sim_log_close,
     .now_ns = sim_now_ns,
     .random = sim_random,

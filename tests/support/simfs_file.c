@@ -300,10 +300,11 @@ int sim_log_create(struct vfs_dir *dir, const char *name, uint64_t bytes, bool b
         return error_no_memory(err, "log segment", bytes);
     }
     sim_lock(fs);
-    log->log = (struct vfs_log){.vfs = &fs->vfs, .base = base, .bytes = (size_t)bytes};
+    log->by_write = by_write || fs->reserves_not;
+    log->log =
+        (struct vfs_log){.vfs = &fs->vfs, .base = base, .bytes = (size_t)bytes, .is_mapped = !log->by_write};
     log->fs = fs;
     log->mem = dir->mem;
-    log->by_write = by_write || fs->reserves_not;
     strncpy(log->name, name, VFS_NAME_BYTES_MAX);
     rc = log_create_locked(dir, log, err);
     if (rc < 0) {

@@ -97,7 +97,7 @@ static int wal_disk_log_create(struct vfs_dir *dir, const char *name, uint64_t b
     if (rc == 0) {
         memset(disk->bytes, 0, (size_t)bytes);
         disk->size = (size_t)bytes;
-        disk->log = (struct vfs_log){&disk->vfs, disk->bytes, (size_t)bytes};
+        disk->log = (struct vfs_log){.vfs = &disk->vfs, .base = disk->bytes, .bytes = (size_t)bytes};
         disk->open_handles++;
         *ret_log = &disk->log;
     }
