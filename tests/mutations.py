@@ -60,6 +60,7 @@ CATCHERS = {
     "flush": "test_recovery crash_store",
     "compact": "test_recovery crash_store",
     "compact_counts": "test_compaction",
+    "compact_filter": "test_compaction",
     "compact_survive": "test_compaction",
     "merge": "test_merge",
     "clear": "test_recovery crash_store",

@@ -387,6 +387,109 @@ Test(compaction, blocks_that_nothing_touches_are_copied_as_stored) {
     room_fini(&room);
 }
 
+/* ---- filters of inputs ------------------------------------------------------------------------------------------ */
+
+/* Merges everything into the last level; each key and group must be in its table's filter (room_check). Returns how
+ * many filters were copied, of *ret_inputs tables of that level. */
+static uint64_t full_checked(struct room *room, uint64_t *ret_inputs) {
+    struct version *version = registry_current(room->registry);
+    struct compaction compaction;
+    bool is_busy;
+    cr_assert_eq(compaction_pick_full(&room->fail.mem, version, 0, &room->options, &compaction, &is_busy, NULL), 0);
+    version_unref(version);
+    *ret_inputs = compaction.input_counts[LIMIT_LEVELS - 1];
+    struct compaction_result result;
+    room_run(room, &compaction, &result);
+    room_check(room, true);
+    return result.filters_copied;
+}
+
+/* A last level of all keys but those of `without` in 24, in several tables. */
+static void last_level(struct room *room, struct random *random, unsigned without) {
+    struct update updates[ROOM_KEYS];
+    size_t count = 0;
+    uint64_t inputs;
+    room_init(room, random_next(random));
+    for (unsigned key = 0; key < ROOM_KEYS; key++) {
+        if (key % 24 != without) {
+            updates[count++] = (struct update){key, ++room_value};
+        }
+    }
+    cr_assert_eq(room_flush(room, updates, count, false, NULL), 0);
+    (void)full_checked(room, &inputs);
+    cr_assert_geq(room_table_files(room), 4);
+}
+
+Test(compaction, tables_of_updates_alone_keep_the_filters) {
+    struct random random = random_begin("compaction/filters");
+    for (unsigned step = 1; step < 200; step = step * 3 + 1) {
+        struct room room;
+        uint64_t inputs;
+        last_level(&room, &random, 24);
+        size_t before = room_table_files(&room);
+        for (unsigned round = 0; round < 4; round++) {
+            room_write(&room, &random, round, ROOM_KEYS, step, 0, false);
+            uint64_t copied = full_checked(&room, &inputs);
+            cr_assert_eq(room_table_files(&room), before, "the borders move");
+            cr_assert(copied == inputs && inputs > 0, "%d of %d filters", (int)copied, (int)inputs);
+        }
+        room_fini(&room);
+    }
+}
+
+/* U4: as many keys, but others: one that is new, one that is gone. Or one more, or one less. */
+Test(compaction, tables_of_other_keys_get_filters_of_their_own) {
+    struct random random = random_begin("compaction/other_filters");
+    for (unsigned what = 1; what < 4; what++) {
+        for (unsigned place = 0; place < ROOM_KEYS / 24; place++) {
+            struct room room;
+            uint64_t inputs;
+            last_level(&room, &random, 7);
+            struct update updates[2];
+            size_t count = 0;
+            if ((what & 1) != 0) {
+                updates[count++] = (struct update){place * 24 + 7, ++room_value};
+            }
+            if ((what & 2) != 0) {
+                updates[count++] = (struct update){place * 24 + 9 + (unsigned)random_below(&random, 12), 0};
+            }
+            cr_assert_eq(room_flush(&room, updates, count, false, NULL), 0);
+            uint64_t copied = full_checked(&room, &inputs);
+            cr_assert(inputs == 0 || copied < inputs, "%d of %d filters", (int)copied, (int)inputs);
+            room_fini(&room);
+        }
+    }
+}
+
+/* Without memory, or when it cannot be read, a filter is built as ever. */
+Test(compaction, a_filter_that_cannot_be_copied_is_built) {
+    struct random random = random_begin("compaction/no_copy");
+    struct room room;
+    uint64_t inputs, whole = 0, struck = 0;
+    last_level(&room, &random, 24);
+    for (uint64_t n = 1; n < 60; n++) {
+        room_write(&room, &random, 0, ROOM_KEYS, 9, 0, false);
+        struct version *version = registry_current(room.registry);
+        struct compaction compaction;
+        bool is_busy;
+        cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL), 0);
+        version_unref(version);
+        struct pleat_error err = {0};
+        uint64_t fired = simfs_faults_fired(room.fs);
+        simfs_fault_add(room.fs, (struct simfs_fault){.calls = SIMFS_FILE_READ, .at = n, .os_errno = 5});
+        int rc = try_job(&room, &compaction, &err);
+        struck += simfs_faults_fired(room.fs) > fired;
+        whole += simfs_faults_fired(room.fs) > fired && rc == 0;
+        simfs_faults_clear(room.fs);
+        compaction_fini(&room.fail.mem, &compaction);
+        cr_assert(rc == 0 || rc == PLEAT_ERR_IO, "%s", err.message);
+        room_write(&room, &random, 0, ROOM_KEYS, 9, 0, false);
+        (void)full_checked(&room, &inputs);
+    }
+    cr_assert(struck > 20 && whole > 5, "%d struck, %d did no harm", (int)struck, (int)whole);
+    room_fini(&room);
+}
+
 /* ---- shape and moves -------------------------------------------------------------------------------------------- */
 
 Test(compaction, an_in_order_fold_is_written_once) {

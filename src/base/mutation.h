@@ -85,6 +85,8 @@
     X(compact_dir_sync, "F2 F3", "syncing the names of a compaction's tables before the edit") \
     X(compact_unlink_last, "F2 V4", "waiting for the edit: inputs are removed before it") \
     X(compact_counts, "F6 R1", "comparing the entries seen with those that the inputs should have") \
+    X(compact_filter_like, "F6 U4", "comparing the number of keys with that of the input whose filter is copied") \
+    X(compact_filter_drop, "F6 U4", "giving up an input's filter when one of its keys was dropped") \
     X(compact_survive, "F2 K2", "looking for older entries before a tombstone is dropped") \
     X(compact_survive_level0, "F2 K2", "looking for older entries in level 0 when a merge in it drops a tombstone") \
     X(merge_shared, "G1 H1", "comparing a key with the bytes that those in the window share") \

@@ -222,6 +222,8 @@ static int run_entries(struct run *run, struct pleat_error *err) {
             if (rc < 0) {
                 return rc;
             }
+        } else {
+            output_drop(&run->output, entry->key, entry->key_bytes);
         }
         next = merge->ops->next(merge);
     }
@@ -265,6 +267,10 @@ static int run_merge(struct run *run, struct registry *registry, uint64_t sequen
     }
     output_init(&run->output, registry, compaction->version, compaction->slot, run->options, compaction->output_level,
                 sequence_min, sequence_max, edit);
+    if (compaction->output_level > 0) { /* runs of level 0 overlap */
+        output_set_inputs(&run->output, compaction->inputs[compaction->output_level],
+                          compaction->input_counts[compaction->output_level]);
+    }
     rc = run_entries(run, err);
     if (rc == 0) {
         rc = run_check_counts(run, err);
@@ -314,6 +320,7 @@ int compaction_run(struct registry *registry, const struct compaction *compactio
         rc = run_merge(&run, registry, sequence_min, sequence_max, edit, err);
         run.result.bytes_out = run.output.bytes;
         run.result.entries_out = run.output.entries;
+        run.result.filters_copied = run.output.filters_copied;
     }
     if (rc < 0) {
         edit_truncate(edit, added_count, removed_count);

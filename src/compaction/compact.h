@@ -93,6 +93,7 @@ struct compaction_result {
     uint64_t entries_in;
     uint64_t entries_out;
     uint64_t blocks_copied; /* as stored */
+    uint64_t filters_copied; /* of inputs with the same keys */
 };
 
 /* Merges the inputs into tables of the output level and fills *edit with what to add and remove. cancel is looked at

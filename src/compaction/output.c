@@ -1,8 +1,13 @@
 /* output.c - see output.h. */
 #include "compaction/output.h"
 
+#include "base/assert.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/mutation.h"
+
+/* A table that may have the keys of one input waits for that input's end until it is larger by this part. */
+#define LIKE_SLACK_PART 4
 
 /* A table that overlaps this many tables' worth of the level below would be a large job to compact. */
 #define BELOW_TABLES_MAX 10
@@ -97,12 +102,27 @@ static int output_begin(struct output *output, struct pleat_error *err) {
         return rc;
     }
     output->below_bytes = 0;
+    bool is_whole = output->input_at < output->input_count && !output->input_begun;
+    output->like = is_whole ? output->inputs[output->input_at] : NULL;
     return table_builder_new(registry_store(output->registry), &options, &output->builder, err);
+}
+
+/* The table ends where `like` does. The filter is copied when it has the same number of keys (U4). */
+static void output_copy_filter(struct output *output) {
+    struct table *table;
+    struct table_ref *like = output->like;
+    bool is_same = table_builder_entries(output->builder) == like->meta.entries || MUTATION(compact_filter_like);
+    if (is_same && table_ref_open(like, &table, NULL) == 0) {
+        output->filters_copied += table_builder_set_like(output->builder, table);
+    }
 }
 
 static int output_end(struct output *output, struct pleat_error *err) {
     struct table_meta meta;
     uint64_t entries = table_builder_entries(output->builder);
+    if (output->like != NULL) {
+        output_copy_filter(output);
+    }
     int rc = table_builder_finish(output->builder, &meta, err);
     if (rc < 0) {
         return rc; /* the builder unlinks its file when it is freed */
@@ -128,8 +148,25 @@ static int output_end(struct output *output, struct pleat_error *err) {
     return 0;
 }
 
+/* Passes the inputs that end before `key`; true: any. */
+static bool output_pass_inputs(struct output *output, const uint8_t *key, size_t key_bytes) {
+    size_t before = output->input_at;
+    while (output->input_at < output->input_count) {
+        const struct table_meta *meta = &output->inputs[output->input_at]->meta;
+        if (key_compare(meta->largest, meta->largest_bytes, key, key_bytes) >= 0) {
+            break;
+        }
+        output->input_at++;
+    }
+    if (output->input_at == before) {
+        return false;
+    }
+    output->input_begun = false;
+    return true;
+}
+
 /* Whether the table being written should end before `key`. Keeps count of the tables below that the run has passed. */
-static bool output_is_full(struct output *output, const uint8_t *key, size_t key_bytes) {
+static bool output_is_full(struct output *output, const uint8_t *key, size_t key_bytes, bool is_input_border) {
     bool is_border = false;
     const struct level *below = output->below;
     while (below != NULL && output->below_index < below->count) {
@@ -147,19 +184,44 @@ static bool output_is_full(struct output *output, const uint8_t *key, size_t key
     }
     uint64_t target = output->options->table_bytes;
     uint64_t bytes = table_builder_bytes(output->builder);
-    return bytes >= target ||
+    uint64_t most = target;
+    if (output->like != NULL) {
+        uint64_t entries = table_builder_entries(output->builder), wanted = output->like->meta.entries;
+        is_border = is_border || (is_input_border && (entries == wanted || MUTATION(compact_filter_like)));
+        most += entries < wanted ? target / LIKE_SLACK_PART : 0;
+    }
+    return bytes >= most ||
            (is_border && (bytes >= target - target / 4 || output->below_bytes > BELOW_TABLES_MAX * target));
 }
 
 /* Makes sure that a table is open for `key`. */
 static int output_place(struct output *output, const uint8_t *key, size_t key_bytes, struct pleat_error *err) {
-    if (output_is_full(output, key, key_bytes)) {
+    bool is_input_border = output_pass_inputs(output, key, key_bytes);
+    bool is_full = output_is_full(output, key, key_bytes, is_input_border);
+    if (is_full != is_input_border) {
+        output->like = NULL; /* it ends elsewhere, or goes on behind the input's end */
+    }
+    if (is_full) {
         int rc = output_end(output, err);
         if (rc < 0) {
             return rc;
         }
     }
-    return output->builder == NULL ? output_begin(output, err) : 0;
+    int rc = output->builder == NULL ? output_begin(output, err) : 0;
+    output->input_begun = true;
+    return rc;
+}
+
+void output_set_inputs(struct output *output, struct table_ref *const *inputs, size_t count) {
+    ASSERT(output->builder == NULL && output->entries == 0);
+    output->inputs = inputs;
+    output->input_count = count;
+}
+
+void output_drop(struct output *output, const uint8_t *key, size_t key_bytes) {
+    (void)output_pass_inputs(output, key, key_bytes);
+    output->input_begun = true;
+    output->like = MUTATION(compact_filter_drop) ? output->like : NULL;
 }
 
 int output_add(struct output *output, const struct entry *entry, struct pleat_error *err) {
@@ -169,6 +231,10 @@ int output_add(struct output *output, const struct entry *entry, struct pleat_er
 
 int output_add_block(struct output *output, const struct table_block *block, struct pleat_error *err) {
     int rc = output_place(output, block->first_key.data, block->first_key.bytes, err);
+    if (rc == 0 && output_pass_inputs(output, block->last_key.data, block->last_key.bytes)) {
+        output->like = NULL; /* a block of another level, over an input's end */
+        output->input_begun = true;
+    }
     return rc < 0 ? rc : table_builder_add_block(output->builder, block, err);
 }
 

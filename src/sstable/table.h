@@ -125,6 +125,10 @@ int table_builder_add(struct table_builder *builder, const struct entry *entry, 
 /* File bytes so far, an estimate that includes what is still collected. */
 uint64_t table_builder_bytes(const struct table_builder *builder);
 uint64_t table_builder_entries(const struct table_builder *builder);
+/* Says that `like` holds exactly the keys that were added, no more and no fewer: finish copies its filter, where that
+ * is of the same kind and groups and can be read, instead of building one. `like` outlives finish. Returns whether it
+ * will be tried. */
+bool table_builder_set_like(struct table_builder *builder, struct table *like);
 /* Writes the rest and syncs the file (not the directory). *ret_meta: owned by the caller (table_meta_fini). The builder
  * only waits for table_builder_free. */
 int table_builder_finish(struct table_builder *builder, struct table_meta *ret_meta, struct pleat_error *err);

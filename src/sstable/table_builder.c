@@ -25,7 +25,7 @@
 #include "sstable/block.h"
 #include "sstable/block_inline.h"
 #include "sstable/table_format.h"
-#include "sstable/table_index.h"
+#include "sstable/table_internal.h"
 #include "sstable/table_keep.h"
 
 #include <lz4.h>
@@ -44,6 +44,8 @@ struct table_builder {
     struct vfs_file *file;         /* NULL once finished */
     struct block_builder *block;
     struct filter_builder *filter; /* NULL: none */
+    struct table *like;            /* whose filter is to be copied; NULL: none */
+    uint8_t *like_image;           /* that filter */
     void *lz4_state;               /* NULL: raw */
     uint32_t raw_run;              /* blocks since the last that was shortened, while they are compressed */
     struct table_index_builder index;
@@ -133,6 +135,7 @@ void table_builder_free(struct table_builder *builder) {
     }
     block_builder_free(builder->block);
     filter_builder_free(builder->filter);
+    mem_free(store->mem, builder->like_image);
     mem_free(store->mem, builder->lz4_state);
     table_index_builder_fini(store->mem, &builder->index);
     mem_free(store->mem, builder->buffer.data);
@@ -440,6 +443,12 @@ uint64_t table_builder_entries(const struct table_builder *builder) {
     return builder->meta.entries;
 }
 
+bool table_builder_set_like(struct table_builder *builder, struct table *like) {
+    bool suits = builder->filter != NULL && table_filter_suits(like, &builder->options);
+    builder->like = suits ? like : NULL;
+    return suits;
+}
+
 bool table_builder_has_kept(const struct table_builder *builder) {
     return builder->keep.frames.bytes > 0;
 }
@@ -499,7 +508,9 @@ static int table_builder_finish_filter_pages(struct table_builder *builder, cons
         return 0;
     }
     size_t image_bytes;
-    int rc = filter_builder_finish(builder->filter, ret_image, &image_bytes, err);
+    int rc = builder->like != NULL ? table_filter_image(builder->like, &builder->like_image, NULL) : PLEAT_ABSENT;
+    *ret_image = builder->like_image;
+    rc = rc != 0 ? filter_builder_finish(builder->filter, ret_image, &image_bytes, err) : 0;
     for (uint32_t part = 0; rc == 0 && part < filter_parts(*ret_image); part++) {
         uint64_t at, bytes;
         struct table_section stored;

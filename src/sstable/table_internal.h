@@ -38,6 +38,10 @@ int table_filter_open(struct table *table, struct pleat_error *err);
 int table_page_read(const struct table *table, uint32_t page, uint8_t *image, struct pleat_error *err);
 /* Reads and verifies the data of a part of the filter, which has some. */
 int table_filter_read(const struct table *table, uint32_t part, uint8_t *data, size_t bytes, struct pleat_error *err);
+/* Whether its filter is of the kind, and over the groups, that a table of these options has. */
+bool table_filter_suits(const struct table *table, const struct table_builder_options *options);
+/* All of the filter as one image (filter.h), read and verified: owned by the caller (mem_free). The table has one. */
+int table_filter_image(const struct table *table, uint8_t **ret_image, struct pleat_error *err);
 /* table_page_fetch, when the page is not in memory. */
 int table_page_load(struct table *table, uint32_t page, enum cache_use use, const uint8_t **ret_image,
                     struct pleat_error *err);

@@ -226,6 +226,36 @@ int table_filter_read(const struct table *table, uint32_t part, uint8_t *data, s
     return rc;
 }
 
+bool table_filter_suits(const struct table *table, const struct table_builder_options *options) {
+    const struct table_grouping *ours = &table->grouping, *theirs = &options->grouping;
+    return table->filter != NULL && table->meta.filter == options->filter && ours->bytes == theirs->bytes &&
+           ours->delimiters == theirs->delimiters && ours->delimiter == theirs->delimiter;
+}
+
+int table_filter_image(const struct table *table, uint8_t **ret_image, struct pleat_error *err) {
+    const struct mem *mem = table->store->mem;
+    uint64_t at, bytes, image_bytes = 0;
+    size_t directory_bytes = filter_directory_bytes(table->filter);
+    const char *wrong = filter_directory_verify(table->filter, directory_bytes, &image_bytes);
+    ASSERT(wrong == NULL); /* it was verified when the table was opened */
+    uint8_t *image = image_bytes <= SIZE_MAX ? mem_zalloc(mem, 1, (size_t)image_bytes) : NULL;
+    if (image == NULL) {
+        return error_no_memory(err, "a filter", image_bytes);
+    }
+    memcpy(image, table->filter, directory_bytes);
+    int rc = 0;
+    for (uint32_t part = 0; rc == 0 && part < filter_parts(table->filter); part++) {
+        filter_part_place(table->filter, part, &at, &bytes);
+        rc = bytes > 0 ? table_filter_read(table, part, image + at, (size_t)bytes, err) : 0;
+    }
+    if (rc < 0) {
+        mem_free(mem, image);
+        return rc;
+    }
+    *ret_image = image;
+    return 0;
+}
+
 static int table_page_load_filter(void *context, uint8_t *data, size_t bytes, struct pleat_error *err) {
     const struct table_page_load *load = context;
     return table_filter_read(load->table, load->page, data, bytes, err);
