@@ -34,6 +34,14 @@ static void end(void) {
     simfs_free(fs);
 }
 
+/* Another scene in the same test, on a fresh disk. */
+static void start_over(void) {
+    end();
+    batch = NULL;
+    db = NULL;
+    begin();
+}
+
 TestSuite(store_disk, .init = begin, .fini = end);
 
 /* Step mode and, unless a scene says otherwise, a log that is written, so that its calls can fail one by one. */
@@ -127,12 +135,7 @@ Test(store_disk, what_was_synced_behind_a_failed_segment_survives_in_every_model
         crash(model, seed);
         cr_assert(position(PLEAT_APPLIED) >= n, "%s, seed %d: a durable commit is lost", simfs_model_name(model),
                   (int)seed);
-        pleat_batch_free(batch);
-        (void)pleat_close(db, NULL);
-        simfs_free(fs);
-        begin();
-        batch = NULL;
-        db = NULL;
+        start_over();
     }
 }
 
@@ -643,13 +646,8 @@ Test(store_disk, a_rotation_begins_the_segment_that_was_made_ahead) {
         cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
         crash(model, seed);
         cr_assert_eq(position(PLEAT_APPLIED), n - 1, "%s", simfs_model_name(model));
-        pleat_batch_free(batch);
-        (void)pleat_close(db, NULL);
-        simfs_free(fs);
-        begin();
+        start_over();
     }
-    batch = NULL;
-    db = NULL;
 }
 
 Test(store_disk, a_close_leaves_no_segment_that_was_made_ahead) {
@@ -674,13 +672,8 @@ Test(store_disk, a_segment_made_ahead_that_is_too_small_is_removed_before_the_ne
         cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
         crash((enum simfs_model)model, 1);
         cr_assert_eq(position(PLEAT_APPLIED), n, "%s", simfs_model_name((enum simfs_model)model));
-        pleat_batch_free(batch);
-        (void)pleat_close(db, NULL);
-        simfs_free(fs);
-        begin();
+        start_over();
     }
-    batch = NULL;
-    db = NULL;
 }
 
 Test(store_disk, what_failed_to_be_made_ahead_is_made_by_the_rotation) {
@@ -700,13 +693,8 @@ Test(store_disk, what_failed_to_be_made_ahead_is_made_by_the_rotation) {
         cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
         crash(SIMFS_METAALL, 1);
         cr_assert_eq(position(PLEAT_APPLIED), n - 1);
-        pleat_batch_free(batch);
-        (void)pleat_close(db, NULL);
-        simfs_free(fs);
-        begin();
+        start_over();
     }
-    batch = NULL;
-    db = NULL;
 }
 
 /* J3: the space is the compaction's, which makes room. */
@@ -800,13 +788,8 @@ Test(store_disk, a_segment_in_the_file_of_a_dead_one_survives_in_every_model) {
         cr_assert(position(PLEAT_APPLIED) >= durable && is_prefix(n), "%s, seed %d", simfs_model_name(model),
                   (int)seed);
         cr_assert(model != SIMFS_KILL || position(PLEAT_APPLIED) == n - 1, "a kill loses nothing");
-        pleat_batch_free(batch);
-        (void)pleat_close(db, NULL);
-        simfs_free(fs);
-        begin();
+        start_over();
     }
-    batch = NULL;
-    db = NULL;
 }
 
 Test(store_disk, a_dead_segment_that_cannot_be_renamed_is_removed) {
