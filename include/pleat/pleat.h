@@ -140,7 +140,8 @@ struct pleat_options {
     uint64_t cache_bytes;        /* budget of blocks, indexes and filters (2 bytes a key, of which 0.2 stay in memory);
                                     default 256 MiB; not with `cache` */
     struct pleat_cache *cache;   /* a cache shared with other stores; borrowed, must outlive the store */
-    uint64_t memtable_bytes;     /* a generation is flushed at this size; default 64 MiB */
+    uint64_t memtable_bytes;     /* a generation is flushed at this size; default 64 MiB. While commits come, the log
+                                    takes up to three times as much disk, of which one or two when they rest */
     uint64_t table_bytes;        /* target size of a table file; default 64 MiB */
     uint64_t level_base_bytes;   /* least target size of the first sorted level; default 256 MiB */
     uint32_t level_ratio;        /* size ratio of neighbouring levels; default 10 */
