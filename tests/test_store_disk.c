@@ -830,3 +830,21 @@ Test(store_disk, a_close_leaves_no_dead_segment) {
     cr_assert_eq(count_segments(), 0);
 }
 
+/* J3: a commit that needs a longer segment than usual gets the space of the one that is kept. */
+Test(store_disk, a_rotation_gets_the_space_of_the_dead_segment_on_a_full_disk) {
+    uint64_t n = open_with_dead(), dead = wal_writer_number(db->spare.dead);
+    cr_assert_eq(db->spare.number, 0);
+    cr_assert_eq(commit(n), 0);
+    size_t bytes;
+    char name[WAL_NAME_BYTES];
+    wal_name(dead, name);
+    free(simfs_read_file(fs, "store", name, &bytes));
+    simfs_quota(fs, simfs_used_bytes(fs) + (1 << 16) + 8192 - bytes / 2); /* it fits in place of the dead one */
+    cr_assert_eq(commit_big(), 0, "%s", err.message);
+    cr_assert(!has_segment(dead) && db->spare.dead == NULL);
+    cr_assert_eq(commit_big(), PLEAT_ERR_NO_SPACE, "there is nothing more to give");
+    simfs_quota(fs, UINT64_MAX);
+    cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+    crash(SIMFS_METAALL, 1);
+    cr_assert_eq(position(PLEAT_APPLIED), n + 1);
+}

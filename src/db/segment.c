@@ -23,8 +23,8 @@
  *   J2  One thread at a time makes or removes the spare (`is_busy`), and a rotation waits for it: what that thread
  *       would still do, the rotation would have to do itself.
  *   J3  Spare and kept file take no space that something else lacks: when a background job finds the disk full they are
- *       removed, and there are none before the next rotation. The kept one is removed as well when nothing was flushed
- *       for a while.
+ *       removed, and there are none before the next rotation. The kept one is removed as well when a rotation finds the
+ *       disk full, and when nothing was flushed for a while.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -210,13 +210,8 @@ void segment_bury(struct pleat_db *db, struct wal_writer *writer) {
     }
 }
 
-void segment_tidy(struct pleat_db *db) {
-    mutex_lock(&db->work_mu);
-    bool is_idle = db->vfs->now_ns(db->vfs) - db->last_flush_ns > KEPT_NS;
-    mutex_unlock(&db->work_mu);
-    if (!is_idle) {
-        return;
-    }
+/* Removes the kept file; false: there is none. */
+static bool dead_drop(struct pleat_db *db) {
     mutex_lock(&db->sync_mu);
     struct wal_writer *dead = db->spare.dead;
     db->spare.dead = NULL;
@@ -224,6 +219,17 @@ void segment_tidy(struct pleat_db *db) {
     if (dead != NULL) {
         dead_remove(db, dead);
     }
+    return dead != NULL;
+}
+
+void segment_tidy(struct pleat_db *db) {
+    mutex_lock(&db->work_mu);
+    bool is_idle = db->vfs->now_ns(db->vfs) - db->last_flush_ns > KEPT_NS;
+    mutex_unlock(&db->work_mu);
+    if (!is_idle) {
+        return;
+    }
+    (void)dead_drop(db);
 }
 
 /* ---- rotation --------------------------------------------------------------------------------------------------- */
@@ -308,6 +314,10 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
     segment->writer = segment_take_spare(db, number);
     if (segment->writer == NULL) {
         rc = wal_writer_create(&options, &segment->writer, err);
+        if (rc == PLEAT_ERR_NO_SPACE && dead_drop(db)) { /* J3; nothing of the file is left */
+            error_clear(err);
+            rc = wal_writer_create(&options, &segment->writer, err);
+        }
     } else {
         rc = wal_writer_begin(segment->writer, &options, err);
         if (rc < 0) {

@@ -5,7 +5,8 @@
  *   C2  Records that validate do not overlap: the scan goes on behind them. A header that validates in front of a
  *       damaged payload costs a pass over that payload. Our writer makes few of those and never overlapping ones, so
  *       the passes together are bounded (SCAN_PASSES_MAX times the file); more of them is a crafted file.
- *   C3  A hole is not read: it is zero, and no record begins with zeroes.
+ *   C3  A hole is not read: it is zero, and no record begins with zeroes. Only evidence is looked for here; records
+ *       that are to be applied are read whatever the file system says.
  */
 #include "wal/wal_scan.h"
 
