@@ -98,8 +98,12 @@ int pleat_settle(struct pleat_db *db, int (*progress)(void *context, const struc
         }
     } while (rc == 0);
     settle_want_idle(db, -1);
+    if (rc != PLEAT_END) { /* ended early: at once */
+        view_sweep(db, true);
+        return rc;
+    }
     settle_files(db);
-    return rc == PLEAT_END ? 0 : rc;
+    return 0;
 }
 
 int pleat_compact(struct pleat_space *space, int (*progress)(void *context, const struct pleat_progress *progress),
@@ -123,6 +127,9 @@ int pleat_compact(struct pleat_space *space, int (*progress)(void *context, cons
             return error_set(err, PLEAT_ERR_CANCELLED, 0, "the progress callback ended the compaction");
         }
     }
+    if (rc != PLEAT_END) {
+        return rc;
+    }
     settle_files(db);
-    return rc == PLEAT_END ? 0 : rc;
+    return 0;
 }
