@@ -59,8 +59,7 @@ struct table_source {
     const uint8_t *stored;  /* header and stored bytes of `block`, in the window or in `piece`; NULL: neither */
     struct table_window window;
     struct table_handle handle; /* of `block` */
-    uint64_t asked_from;    /* bytes of the file already asked for */
-    uint64_t asked_to;
+    uint64_t asked;         /* how far the file was asked for ahead of the scan, in its direction */
     struct source_bounds bounds;
 };
 
@@ -84,28 +83,28 @@ static void table_source_release(struct table_source *self) {
 
 /* A long scan tells the system what it is about to read, some MiB at a time. */
 static void table_source_read_ahead(struct table_source *self) {
-    uint64_t offset = self->handle.offset, from = offset, to = offset;
+    const struct vfs *vfs = self->table->store->vfs;
+    uint64_t at = self->handle.offset, from = self->asked > at ? self->asked : at, to = at + TABLE_READ_AHEAD_BYTES;
     if (self->window.is_backward) {
-        from = offset > TABLE_READ_AHEAD_BYTES ? offset - TABLE_READ_AHEAD_BYTES : 0;
-    } else {
-        uint64_t end = self->window.end;
-        to = end > offset + TABLE_READ_AHEAD_BYTES ? offset + TABLE_READ_AHEAD_BYTES : end;
-    }
-    bool is_inside = offset >= self->asked_from && offset <= self->asked_to;
-    uint64_t left = self->window.is_backward ? offset - self->asked_from : self->asked_to - offset;
-    if (from >= to || (is_inside && left > TABLE_READ_AHEAD_BYTES / 2)) {
+        from = at > TABLE_READ_AHEAD_BYTES ? at - TABLE_READ_AHEAD_BYTES : 0;
+        to = self->asked < at ? self->asked : at;
+        if (from < to && at - to <= TABLE_READ_AHEAD_BYTES / 2) {
+            vfs->file_will_read(self->table->file, from, to - from);
+            self->asked = from;
+        }
         return;
     }
-    if (is_inside && self->window.is_backward) {
-        to = self->asked_from;
-    } else if (is_inside) {
-        from = self->asked_to;
+    to = to < self->window.end ? to : self->window.end;
+    if (from < to && from - at <= TABLE_READ_AHEAD_BYTES / 2) {
+        vfs->file_will_read(self->table->file, from, to - from);
+        self->asked = to;
     }
-    if (from < to) {
-        self->table->store->vfs->file_will_read(self->table->file, from, to - from);
-        self->asked_from = is_inside && !self->window.is_backward ? self->asked_from : from;
-        self->asked_to = is_inside && self->window.is_backward ? self->asked_to : to;
-    }
+}
+
+/* The next read is not behind the last one, or goes the other way: nothing was asked for. */
+static void table_source_turn(struct table_source *self, bool is_backward) {
+    self->window.is_backward = is_backward;
+    self->asked = is_backward ? UINT64_MAX : 0;
 }
 
 /* Inside an epoch. The slot's neighbour is a guess at what comes next: its frame's first lines are fetched. */
@@ -233,7 +232,9 @@ static int table_source_end(struct table_source *self) {
 
 /* The first entry inside the bounds in `block` or behind it. */
 static int table_source_forward(struct table_source *self, uint32_t block) {
-    self->window.is_backward = false;
+    if (self->window.is_backward) {
+        table_source_turn(self, false);
+    }
     for (; block <= self->last_block; block++) {
         int rc = table_source_enter(self, block);
         if (rc < 0) {
@@ -248,7 +249,9 @@ static int table_source_forward(struct table_source *self, uint32_t block) {
 
 /* The last entry inside the bounds in `block` or before it. */
 static int table_source_backward(struct table_source *self, uint32_t block) {
-    self->window.is_backward = true;
+    if (!self->window.is_backward) {
+        table_source_turn(self, true);
+    }
     for (;;) {
         int rc = table_source_enter(self, block);
         if (rc < 0) {
@@ -291,6 +294,7 @@ static int table_source_locate(struct table_source *self, const uint8_t *key, si
         if (place.block - self->block > 1) { /* neither here nor next: what follows is another read */
             self->blocks_read = 0;
             self->bytes_read = 0;
+            table_source_turn(self, before);
         }
     }
     return rc;
