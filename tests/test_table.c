@@ -337,6 +337,50 @@ Test(table_source, a_bounded_scan_ends_without_loading_what_lies_beyond) {
     room_close(&room);
 }
 
+/* ---- long files ------------------------------------------------------------------------------------------------- */
+
+static struct {
+    uint64_t written, told, syncs;
+} file_calls;
+
+static int write_counted(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err) {
+    cr_assert_eq(offset, file_calls.written, "pieces follow each other");
+    file_calls.written += n;
+    return vfs_posix.file_write(file, offset, data, n, err);
+}
+
+static void will_sync_counted(struct vfs_file *file, uint64_t offset, uint64_t n) {
+    cr_assert(offset == file_calls.told && n > 0 && offset + n <= file_calls.written, "what was written, once");
+    file_calls.told += n;
+    vfs_posix.file_will_sync(file, offset, n);
+    vfs_posix.file_will_sync(file, UINT64_MAX, UINT64_MAX); /* advice about nothing does nothing */
+}
+
+static int sync_counted(struct vfs_file *file, struct pleat_error *err) {
+    cr_assert_leq(file_calls.written - file_calls.told, 3 << 20, "%d bytes are left to the sync",
+                  (int)(file_calls.written - file_calls.told));
+    file_calls.syncs++;
+    return vfs_posix.file_sync(file, err);
+}
+
+Test(table_builder, the_device_is_told_of_a_long_file_before_its_sync) {
+    struct room room;
+    room_open(&room, &mem_system);
+    room.vfs.file_write = write_counted;
+    room.vfs.file_will_sync = will_sync_counted;
+    room.vfs.file_sync = sync_counted;
+    memset(&file_calls, 0, sizeof file_calls);
+    struct rows rows = rows_grouped(400, 100, 200, true);
+    struct table_builder_options options = options_small();
+    options.codec = PLEAT_CODEC_NONE;
+    struct table_meta meta = build(&room, &rows, &options);
+    cr_assert_eq(file_calls.syncs, 1);
+    cr_assert(meta.file_bytes > 7 << 20 && file_calls.written == meta.file_bytes && file_calls.told >= 6 << 20);
+    table_meta_fini(&mem_system, &meta);
+    rows_free(&rows);
+    room_close(&room);
+}
+
 /* ---- long walks ------------------------------------------------------------------------------------------------- */
 
 static struct {

@@ -92,6 +92,9 @@ struct vfs {
     int (*file_write)(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err);
     int (*file_size)(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err);
     int (*file_sync)(struct vfs_file *file, struct pleat_error *err);
+    /* Advice that a file_sync will ask for [offset, offset + n), which has been written: the device may begin with it.
+     * Promises nothing; may do nothing, or wait for the device a while. */
+    void (*file_will_sync)(struct vfs_file *file, uint64_t offset, uint64_t n);
     /* Advice that [offset, offset + n) will be read soon; may do nothing. */
     void (*file_will_read)(struct vfs_file *file, uint64_t offset, uint64_t n);
     /* An offset at or behind this one up to which the file surely reads as zeroes: where its next data begins, or its

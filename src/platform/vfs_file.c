@@ -184,6 +184,17 @@ int posix_file_sync(struct vfs_file *file, struct pleat_error *err) {
     return MUTATION(posix_file_sync) ? 0 : posix_sync_data(&file->sync, file->fd, file->name, err);
 }
 
+void posix_file_will_sync(struct vfs_file *file, uint64_t offset, uint64_t n) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    if (n > 0 && file_range_fits(offset, n)) {
+        /* Begins the writes and waits for none: an error of theirs is the later fdatasync's to report, and is. */
+        (void)sync_file_range(file->fd, (off_t)offset, (off_t)n, SYNC_FILE_RANGE_WRITE);
+    }
+#else
+    (void)file, (void)offset, (void)n;
+#endif
+}
+
 void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
     if (n > 0 && file_range_fits(offset, n)) {
         (void)posix_fadvise(file->fd, (off_t)offset, (off_t)n, POSIX_FADV_WILLNEED);

@@ -250,6 +250,7 @@ const struct vfs vfs_posix = {
     .file_write = posix_file_write,
     .file_size = posix_file_size,
     .file_sync = posix_file_sync,
+    .file_will_sync = posix_file_will_sync,
     .file_will_read = posix_file_will_read,
     .file_next_data = posix_file_next_data,
     .log_create = posix_log_create,

@@ -59,6 +59,7 @@ int posix_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t
 int posix_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err);
 int posix_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err);
 int posix_file_sync(struct vfs_file *file, struct pleat_error *err);
+void posix_file_will_sync(struct vfs_file *file, uint64_t offset, uint64_t n);
 void posix_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n);
 uint64_t posix_file_next_data(struct vfs_file *file, uint64_t offset);
 

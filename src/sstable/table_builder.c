@@ -2,7 +2,7 @@
  * table_builder.c - writing a table file from entries in order, or from whole blocks of other tables.
  *
  *     add -> block builder (looks ahead past the target, cuts where neighbours share least)
- *              -> compress into the write buffer behind a header -> 256 KiB or more: one file_write
+ *              -> table_writer.h: compressed, buffered, written
  *         -> filter: the hash of every key, and one a group
  *     finish -> pages of index and filter, their directories, properties, footer, sync
  *
@@ -10,9 +10,8 @@
  * cost; its state is allocated with the builder. Keys of one group are neighbours, so that remembering the last group
  * is enough to hash each group once.
  *
- *   W1  written + buffered bytes is the file offset of what comes next.
- *   W2  A builder that failed stays failed: the file is of no use and table_builder_free removes it.
- *   W3  Nothing refers to the file before finish returned 0, which synced it.
+ *   W1  A builder that failed stays failed: the file is of no use and table_builder_free removes it.
+ *   W2  Nothing refers to the file before finish returned 0, which synced it.
  */
 #include "sstable/table.h"
 
@@ -27,39 +26,24 @@
 #include "sstable/table_format.h"
 #include "sstable/table_internal.h"
 #include "sstable/table_keep.h"
-
-#include <lz4.h>
-
-#define TABLE_WRITE_BYTES ((size_t)256 << 10)
-
-/* A block that is stored compressed is decoded at every load: it must be shorter by this part of it. After so many in a
- * row that were not, only one in so many is tried, until one is: what cannot be compressed is mostly not alone. */
-#define BLOCK_GAIN_PART 8
-#define BLOCK_RAW_RUN 4
-#define BLOCK_RAW_TRY 8
+#include "sstable/table_writer.h"
 
 struct table_builder {
     const struct table_store *store;
     struct table_builder_options options;
-    struct vfs_file *file;         /* NULL once finished */
+    struct table_writer writer;
     struct block_builder *block;
     struct filter_builder *filter; /* NULL: none */
     struct table *like;            /* whose filter is to be copied; NULL: none */
     uint8_t *like_image;           /* that filter */
-    void *lz4_state;               /* NULL: raw */
-    uint32_t raw_run;              /* blocks since the last that was shortened, while they are compressed */
     struct table_index_builder index;
-    struct table_bytes buffer;     /* W1 */
     struct table_bytes last_key;   /* of the last block that was stored */
     struct table_bytes group;      /* of the last entry; empty: none */
     struct table_bytes scratch;    /* key of an entry of a block that is passed through */
     struct table_meta meta;        /* counts so far */
     struct table_keep keep;        /* for the table's slots */
-    uint64_t written;
-    uint64_t seed;
-    int failure;                   /* W2 */
+    int failure;                   /* W1 */
     bool finished;
-    char name[TABLE_NAME_BYTES];
 };
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
@@ -82,14 +66,8 @@ static int table_builder_prepare(struct table_builder *builder, struct pleat_err
             return rc;
         }
     }
-    if (builder->options.codec == PLEAT_CODEC_LZ4) {
-        builder->lz4_state = mem_alloc(mem, (size_t)LZ4_sizeofState());
-        if (builder->lz4_state == NULL) {
-            return error_no_memory(err, "the state of a compressor", (uint64_t)LZ4_sizeofState());
-        }
-    }
-    size_t block_room = TABLE_HEADER_BYTES + (size_t)LZ4_COMPRESSBOUND(2 * (size_t)builder->options.block_bytes);
-    return table_bytes_reserve(mem, &builder->buffer, TABLE_WRITE_BYTES + block_room, err);
+    return table_writer_open(&builder->writer, builder->store, builder->options.number, builder->options.codec,
+                             builder->options.block_bytes, err);
 }
 
 int table_builder_new(const struct table_store *store, const struct table_builder_options *options,
@@ -104,17 +82,9 @@ int table_builder_new(const struct table_store *store, const struct table_builde
     }
     builder->store = store;
     builder->options = *options;
-    builder->seed = table_seed(store->store_id, options->number);
     builder->index.page_bytes = table_index_page_bytes(options->block_bytes);
-    table_name(options->number, builder->name);
-    /* The file comes last: whatever fails before leaves nothing behind. */
     int rc = table_builder_prepare(builder, err);
-    if (rc == 0) {
-        rc = store->vfs->file_open(store->dir, builder->name, VFS_FILE_CREATE_NEW, store->file_mode, &builder->file,
-                                   err);
-    }
     if (rc < 0) {
-        builder->file = NULL;
         table_builder_free(builder);
         return rc;
     }
@@ -127,128 +97,17 @@ void table_builder_free(struct table_builder *builder) {
         return;
     }
     const struct table_store *store = builder->store;
-    if (builder->file != NULL) {
-        store->vfs->file_close(builder->file);
-        /* A name that stays is swept as an orphan at the next open; there is nobody here to tell. */
-        struct pleat_error ignored = {0};
-        (void)store->vfs->dir_unlink(store->dir, builder->name, &ignored);
-    }
+    table_writer_fini(&builder->writer);
     block_builder_free(builder->block);
     filter_builder_free(builder->filter);
     mem_free(store->mem, builder->like_image);
-    mem_free(store->mem, builder->lz4_state);
     table_index_builder_fini(store->mem, &builder->index);
-    mem_free(store->mem, builder->buffer.data);
     mem_free(store->mem, builder->last_key.data);
     mem_free(store->mem, builder->group.data);
     mem_free(store->mem, builder->scratch.data);
     table_meta_fini(store->mem, &builder->meta);
     table_keep_fini(&builder->keep, store);
     mem_free(store->mem, builder);
-}
-
-/* ---- writing pieces --------------------------------------------------------------------------------------------- */
-
-static int table_builder_write(struct table_builder *builder, struct pleat_error *err) {
-    struct table_bytes *buffer = &builder->buffer;
-    if (buffer->bytes == 0) {
-        return 0;
-    }
-    int rc = builder->store->vfs->file_write(builder->file, builder->written, buffer->data, buffer->bytes, err);
-    if (rc == 0) {
-        builder->written += buffer->bytes;
-        buffer->bytes = 0;
-    }
-    return rc;
-}
-
-/* Room for a piece of at most `bytes` stored bytes at the end of the buffer, which is written first when it is full. */
-static int table_builder_room(struct table_builder *builder, size_t bytes, struct pleat_error *err) {
-    struct table_bytes *buffer = &builder->buffer;
-    if (buffer->bytes >= TABLE_WRITE_BYTES || buffer->capacity - buffer->bytes < TABLE_HEADER_BYTES + bytes) {
-        int rc = table_builder_write(builder, err);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    return table_bytes_reserve(builder->store->mem, buffer, TABLE_HEADER_BYTES + bytes, err);
-}
-
-static void table_builder_seal(struct table_builder *builder, uint8_t codec, size_t stored_bytes, size_t image_bytes,
-                               struct table_section *ret_section) {
-    struct table_bytes *buffer = &builder->buffer;
-    ret_section->handle = (struct table_handle){.offset = builder->written + buffer->bytes,
-                                                .stored_bytes = (uint32_t)stored_bytes,
-                                                .image_bytes = (uint32_t)image_bytes};
-    ret_section->checksum =
-        table_header_encode(buffer->data + buffer->bytes, builder->seed, &ret_section->handle, codec);
-    buffer->bytes += TABLE_HEADER_BYTES + stored_bytes;
-}
-
-/* Makes room for a piece of image_bytes, compressed or not. */
-static int table_builder_piece_room(struct table_builder *builder, size_t image_bytes, bool compress,
-                                    struct pleat_error *err) {
-    if (image_bytes > UINT32_MAX) {
-        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a block or section of %zu bytes is above the limit of %u",
-                         builder->name, image_bytes, UINT32_MAX);
-    }
-    compress = compress && image_bytes <= LZ4_MAX_INPUT_SIZE;
-    return table_builder_room(builder, compress ? (size_t)LZ4_COMPRESSBOUND(image_bytes) : image_bytes, err);
-}
-
-/* Stores an image compressed if that shortens it by `gain_bytes` at least; the room was made. */
-static bool table_builder_store_lz4(struct table_builder *builder, const uint8_t *image, size_t image_bytes,
-                                    size_t gain_bytes, struct table_section *ret_section) {
-    if (image_bytes > LZ4_MAX_INPUT_SIZE) {
-        return false;
-    }
-    uint8_t *stored = builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES;
-    int n = LZ4_compress_fast_extState(builder->lz4_state, (const char *)image, (char *)stored, (int)image_bytes,
-                                       LZ4_COMPRESSBOUND((int)image_bytes), 1);
-    if (n <= 0 || (size_t)n + gain_bytes > image_bytes) {
-        return false;
-    }
-    table_builder_seal(builder, PLEAT_CODEC_LZ4, (size_t)n, image_bytes, ret_section);
-    return true;
-}
-
-/* Stores an image as it is; the room was made. */
-static void table_builder_store_raw(struct table_builder *builder, const uint8_t *image, size_t image_bytes,
-                                    struct table_section *ret_section) {
-    memcpy(builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES, image, image_bytes);
-    table_builder_seal(builder, PLEAT_CODEC_NONE, image_bytes, image_bytes, ret_section);
-}
-
-/* Stores a section: compressed when that is asked for and shortens it, else as it is. */
-static int table_builder_store(struct table_builder *builder, const uint8_t *image, size_t image_bytes, bool compress,
-                               struct table_section *ret_section, struct pleat_error *err) {
-    int rc = table_builder_piece_room(builder, image_bytes, compress, err);
-    if (rc == 0 && !(compress && table_builder_store_lz4(builder, image, image_bytes, 1, ret_section))) {
-        table_builder_store_raw(builder, image, image_bytes, ret_section);
-    }
-    return rc;
-}
-
-/* Stores a block: packed when it is compressed (block_pack.c). */
-static int table_builder_store_block(struct table_builder *builder, uint8_t *image, size_t image_bytes,
-                                     struct table_section *ret_section, struct pleat_error *err) {
-    uint32_t run = builder->raw_run;
-    bool compress = builder->lz4_state != NULL && (run < BLOCK_RAW_RUN || (run - BLOCK_RAW_RUN) % BLOCK_RAW_TRY == 0);
-    int rc = table_builder_piece_room(builder, image_bytes, compress, err);
-    if (rc < 0) {
-        return rc;
-    }
-    builder->raw_run++;
-    if (compress) {
-        block_offsets_pack(image, image_bytes);
-        if (table_builder_store_lz4(builder, image, image_bytes, image_bytes / BLOCK_GAIN_PART, ret_section)) {
-            builder->raw_run = 0;
-            return 0;
-        }
-        block_offsets_unpack(image, image_bytes);
-    }
-    table_builder_store_raw(builder, image, image_bytes, ret_section);
-    return 0;
 }
 
 /* ---- blocks ----------------------------------------------------------------------------------------------------- */
@@ -258,7 +117,7 @@ static int table_builder_begin_block(struct table_builder *builder, struct pleat
                                      struct pleat_error *err) {
     const struct mem *mem = builder->store->mem;
     if (builder->index.blocks == UINT32_MAX) {
-        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: more than %u blocks", builder->name, UINT32_MAX);
+        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: more than %u blocks", builder->writer.name, UINT32_MAX);
     }
     if (builder->index.blocks > 0) {
         const struct table_bytes *before = &builder->last_key;
@@ -311,7 +170,7 @@ static int table_builder_emit(struct table_builder *builder, size_t count, struc
     }
     table_builder_keep(builder, first, image, image_bytes);
     struct table_section stored;
-    rc = table_builder_store_block(builder, image, image_bytes, &stored, err);
+    rc = table_writer_store_block(&builder->writer, image, image_bytes, &stored, err);
     return rc < 0 ? rc : table_builder_end_block(builder, &stored, err);
 }
 
@@ -372,7 +231,7 @@ static int table_builder_failed(const struct table_builder *builder, struct plea
     if (LIKELY(builder->failure == 0)) {
         return 0;
     }
-    return error_set(err, builder->failure, 0, "%s: writing it failed before", builder->name);
+    return error_set(err, builder->failure, 0, "%s: writing it failed before", builder->writer.name);
 }
 
 int table_builder_add(struct table_builder *builder, const struct entry *entry, struct pleat_error *err) {
@@ -421,14 +280,12 @@ int table_builder_add_block(struct table_builder *builder, const struct table_bl
     if (rc == 0) {
         rc = table_builder_count_block(builder, block, err);
     }
+    struct table_section stored;
     if (rc == 0) {
-        rc = table_builder_room(builder, block->stored_bytes, err);
+        rc = table_writer_copy(&builder->writer, block, &stored, err);
     }
     if (rc == 0) {
-        struct table_section stored;
         table_builder_keep(builder, block->first_key, block->image, block->image_bytes);
-        memcpy(builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES, block->stored, block->stored_bytes);
-        table_builder_seal(builder, block->codec, block->stored_bytes, block->image_bytes, &stored);
         rc = table_builder_end_block(builder, &stored, err);
     }
     builder->failure = rc;
@@ -436,7 +293,7 @@ int table_builder_add_block(struct table_builder *builder, const struct table_bl
 }
 
 uint64_t table_builder_bytes(const struct table_builder *builder) {
-    return builder->written + builder->buffer.bytes + block_builder_bytes(builder->block);
+    return table_writer_at(&builder->writer) + block_builder_bytes(builder->block);
 }
 
 uint64_t table_builder_entries(const struct table_builder *builder) {
@@ -484,7 +341,7 @@ static int table_builder_finish_index_pages(struct table_builder *builder, struc
     for (uint32_t page = 0; rc == 0 && page < index->pages; page++) {
         size_t image_bytes = table_index_start_of(index, page).image_bytes;
         struct table_section stored;
-        rc = table_builder_store(builder, image, image_bytes, builder->lz4_state != NULL, &stored, err);
+        rc = table_writer_store(&builder->writer, image, image_bytes, true, &stored, err);
         rc = rc < 0 ? rc : table_index_page_stored(mem, index, stored.handle.stored_bytes, err);
         image += image_bytes;
     }
@@ -496,8 +353,7 @@ static int table_builder_finish_index(struct table_builder *builder, uint64_t pa
     struct table_bytes *scratch = &builder->scratch;
     scratch->bytes = 0;
     int rc = table_index_directory(builder->store->mem, &builder->index, pages_at, pages_end, scratch, err);
-    return rc < 0 ? rc : table_builder_store(builder, scratch->data, scratch->bytes, builder->lz4_state != NULL,
-                                             &footer->index, err);
+    return rc < 0 ? rc : table_writer_store(&builder->writer, scratch->data, scratch->bytes, true, &footer->index, err);
 }
 
 /* The pages of the filter; *ret_image: the builder's, its directory still to be stored. */
@@ -516,7 +372,7 @@ static int table_builder_finish_filter_pages(struct table_builder *builder, cons
         struct table_section stored;
         filter_part_place(*ret_image, part, &at, &bytes);
         if (bytes > 0) {
-            rc = table_builder_store(builder, *ret_image + at, (size_t)bytes, false, &stored, err);
+            rc = table_writer_store(&builder->writer, *ret_image + at, (size_t)bytes, false, &stored, err);
         }
     }
     return rc;
@@ -526,47 +382,43 @@ static int table_builder_finish_filter_pages(struct table_builder *builder, cons
 static int table_builder_finish_sections(struct table_builder *builder, struct table_footer *footer,
                                          struct pleat_error *err) {
     const uint8_t *filter = NULL;
-    uint64_t pages_at = builder->written + builder->buffer.bytes;
+    uint64_t pages_at = table_writer_at(&builder->writer);
     int rc = table_builder_finish_index_pages(builder, err);
-    uint64_t pages_end = builder->written + builder->buffer.bytes;
+    uint64_t pages_end = table_writer_at(&builder->writer);
     rc = rc < 0 ? rc : table_builder_finish_filter_pages(builder, &filter, err);
     rc = rc < 0 ? rc : table_builder_finish_index(builder, pages_at, pages_end, footer, err);
-    footer->filter.handle.offset = builder->written + builder->buffer.bytes;
+    footer->filter.handle.offset = table_writer_at(&builder->writer);
     if (rc < 0 || filter == NULL) {
         return rc;
     }
-    return table_builder_store(builder, filter, filter_directory_bytes(filter), false, &footer->filter, err);
+    return table_writer_store(&builder->writer, filter, filter_directory_bytes(filter), false, &footer->filter, err);
 }
 
 static int table_builder_finish_properties(struct table_builder *builder, struct table_footer *footer,
                                            struct pleat_error *err) {
+    struct table_bytes *scratch = &builder->scratch;
     size_t bytes = table_properties_bytes(&builder->meta);
-    int rc = table_builder_room(builder, bytes, err);
+    scratch->bytes = 0;
+    int rc = table_bytes_reserve(builder->store->mem, scratch, bytes, err);
     if (rc < 0) {
         return rc;
     }
-    uint8_t *image = builder->buffer.data + builder->buffer.bytes + TABLE_HEADER_BYTES;
-    table_properties_encode(image, &builder->meta, &builder->options.grouping);
-    table_builder_seal(builder, PLEAT_CODEC_NONE, bytes, bytes, &footer->properties);
-    return 0;
+    table_properties_encode(scratch->data, &builder->meta, &builder->options.grouping);
+    return table_writer_store(&builder->writer, scratch->data, bytes, false, &footer->properties, err);
 }
 
-static int table_builder_finish_footer(struct table_builder *builder, struct table_footer *footer,
-                                       struct pleat_error *err) {
-    int rc = table_bytes_reserve(builder->store->mem, &builder->buffer, TABLE_FOOTER_BYTES, err);
-    if (rc < 0) {
-        return rc;
-    }
+static int table_builder_finish_file(struct table_builder *builder, struct table_footer *footer,
+                                     struct pleat_error *err) {
+    uint8_t bytes[TABLE_FOOTER_BYTES];
     struct table_meta *meta = &builder->meta;
-    meta->file_bytes = builder->written + builder->buffer.bytes + TABLE_FOOTER_BYTES;
+    meta->file_bytes = table_writer_at(&builder->writer) + TABLE_FOOTER_BYTES;
     footer->number = meta->number;
     footer->file_bytes = meta->file_bytes;
     footer->entries = meta->entries;
     footer->blocks = meta->blocks;
-    table_footer_encode(builder->buffer.data + builder->buffer.bytes, builder->store->store_id, builder->seed, footer);
-    builder->buffer.bytes += TABLE_FOOTER_BYTES;
+    table_footer_encode(bytes, builder->store->store_id, builder->writer.seed, footer);
     meta->footer_checksum = footer->checksum;
-    return table_builder_write(builder, err);
+    return table_writer_end(&builder->writer, bytes, err);
 }
 
 int table_builder_finish(struct table_builder *builder, struct table_meta *ret_meta, struct pleat_error *err) {
@@ -575,21 +427,18 @@ int table_builder_finish(struct table_builder *builder, struct table_meta *ret_m
         return rc;
     }
     if (builder->meta.entries == 0) {
-        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a table without entries", builder->name);
+        return error_set(err, PLEAT_ERR_INVALID, 0, "%s: a table without entries", builder->writer.name);
     }
     struct table_footer footer = {0};
     rc = table_builder_drain(builder, true, err);
     rc = rc < 0 ? rc : table_builder_finish_meta(builder, err);
     rc = rc < 0 ? rc : table_builder_finish_sections(builder, &footer, err);
     rc = rc < 0 ? rc : table_builder_finish_properties(builder, &footer, err);
-    rc = rc < 0 ? rc : table_builder_finish_footer(builder, &footer, err);
-    rc = rc < 0 || MUTATION(table_sync) ? rc : table_store_sync(builder->store, builder->file, err);
+    rc = rc < 0 ? rc : table_builder_finish_file(builder, &footer, err);
     builder->failure = rc;
     if (rc < 0) {
         return rc;
     }
-    builder->store->vfs->file_close(builder->file);
-    builder->file = NULL;
     builder->finished = true;
     *ret_meta = builder->meta;
     builder->meta.smallest = NULL;

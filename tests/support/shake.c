@@ -265,6 +265,10 @@ static int shake_file_sync(struct vfs_file *file, struct pleat_error *err) {
     return rc;
 }
 
+static void shake_file_will_sync(struct vfs_file *file, uint64_t offset, uint64_t n) {
+    vfs_posix.file_will_sync(file, offset, n);
+}
+
 static void shake_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n) {
     vfs_posix.file_will_read(file, offset, n);
 }
@@ -349,6 +353,7 @@ const struct vfs shake_vfs = {
     .file_write = shake_file_write,
     .file_size = shake_file_size,
     .file_sync = shake_file_sync,
+    .file_will_sync = shake_file_will_sync,
     .file_will_read = shake_file_will_read,
     .file_next_data = shake_file_next_data,
     .log_create = shake_log_create,

@@ -371,6 +371,7 @@ static const struct vfs sim_vfs = {
     .file_write = sim_file_write,
     .file_size = sim_file_size,
     .file_sync = sim_file_sync,
+    .file_will_sync = sim_file_will_sync,
     .file_will_read = sim_file_will_read,
     .file_next_data = sim_file_next_data,
     .log_create = sim_log_create,

@@ -208,6 +208,7 @@ int sim_file_read(struct vfs_file *file, uint64_t offset, void *buffer, size_t n
 int sim_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n, struct pleat_error *err);
 int sim_file_size(struct vfs_file *file, uint64_t *ret_bytes, struct pleat_error *err);
 int sim_file_sync(struct vfs_file *file, struct pleat_error *err);
+void sim_file_will_sync(struct vfs_file *file, uint64_t offset, uint64_t n);
 void sim_file_will_read(struct vfs_file *file, uint64_t offset, uint64_t n);
 uint64_t sim_file_next_data(struct vfs_file *file, uint64_t offset);
 int sim_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err);
