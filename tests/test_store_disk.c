@@ -830,6 +830,21 @@ Test(store_disk, a_close_leaves_no_dead_segment) {
     cr_assert_eq(count_segments(), 0);
 }
 
+/* J3: a space that a caller makes gets the place of the segment made ahead. */
+Test(store_disk, a_space_gets_the_place_of_a_segment_made_ahead_on_a_full_disk) {
+    struct pleat_space *space;
+    uint64_t n = open_with_spare(), spare = db->spare.number;
+    simfs_quota(fs, simfs_used_bytes(fs));
+    cr_assert_eq(pleat_space_open(db, (struct pleat_slice){"new", 3}, NULL, &space, &err), 0, "%s", err.message);
+    cr_assert_not(has_segment(spare));
+    simfs_quota(fs, UINT64_MAX);
+    cr_assert_eq(commit(n), 0, "%s", err.message);
+    cr_assert_eq(pleat_sync(db, &err), 0, "%s", err.message);
+    crash(SIMFS_METAALL, 1);
+    cr_assert_eq(pleat_space_open(db, (struct pleat_slice){"new", 3}, NULL, &space, &err), 0, "%s", err.message);
+    cr_assert(position(PLEAT_APPLIED) == n && is_prefix(n + 1));
+}
+
 /* J3: a commit that needs a longer segment than usual gets the space of the one that is kept. */
 Test(store_disk, a_rotation_gets_the_space_of_the_dead_segment_on_a_full_disk) {
     uint64_t n = open_with_dead(), dead = wal_writer_number(db->spare.dead);

@@ -320,6 +320,8 @@ void segment_drop_spare(struct pleat_db *db);
 void segment_bury(struct pleat_db *db, struct wal_writer *writer);
 /* Removes the kept file when nothing was flushed for a while. No lock held. */
 void segment_tidy(struct pleat_db *db);
+/* Removes the file of a segment; one that is not there is no error. */
+int segment_unlink(struct pleat_db *db, uint64_t number, struct pleat_error *err);
 /* Closes both without touching the files; no other thread is left. */
 void segment_close_spare(struct pleat_db *db);
 /* Takes the next segment's number ahead, in the background, so that a rotation does not wait behind a manifest sync. */

@@ -22,9 +22,9 @@
  *       be there: a rotation begins the spare, or removes it first as a leftover (D8).
  *   J2  One thread at a time makes or removes the spare (`is_busy`), and a rotation waits for it: what that thread
  *       would still do, the rotation would have to do itself.
- *   J3  Spare and kept file take no space that something else lacks: when a background job finds the disk full they are
- *       removed, and there are none before the next rotation. The kept one is removed as well when a rotation finds the
- *       disk full, and when nothing was flushed for a while.
+ *   J3  Spare and kept file take no space that something else lacks: when a background job, or what a caller does to a
+ *       space, finds the disk full they are removed, and there are none before the next rotation. The kept one is
+ *       removed as well when a rotation finds the disk full, and when nothing was flushed for a while.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -75,12 +75,22 @@ static int segment_number(struct pleat_db *db, uint64_t active, uint64_t *ret_nu
 
 /* ---- the spare -------------------------------------------------------------------------------------------------- */
 
-/* Closes and unlinks a dead segment. A file that cannot be removed is below the log floor: swept at the next open. */
-static void dead_remove(struct pleat_db *db, struct wal_writer *writer) {
+int segment_unlink(struct pleat_db *db, uint64_t number, struct pleat_error *err) {
     char name[WAL_NAME_BYTES];
-    wal_name(wal_writer_number(writer), name);
+    wal_name(number, name);
+    int rc = db->vfs->dir_unlink(db->dir, name, err);
+    if (rc == PLEAT_ERR_NOT_FOUND) {
+        error_clear(err);
+        return 0;
+    }
+    return rc;
+}
+
+/* A file that cannot be removed is below the log floor: swept at the next open. */
+static void dead_remove(struct pleat_db *db, struct wal_writer *writer) {
+    uint64_t number = wal_writer_number(writer);
     wal_writer_close(writer);
-    (void)db->vfs->dir_unlink(db->dir, name, NULL);
+    (void)segment_unlink(db, number, NULL);
 }
 
 /* The number of the newest segment, which is the active one or is about to be. sync_mu held. */
@@ -159,13 +169,10 @@ int segment_make_spare(struct pleat_db *db) {
 
 /* Takes the spare's file away. False: it may still be there. */
 static bool spare_remove(struct pleat_db *db, struct wal_writer *writer, uint64_t number) {
-    char name[WAL_NAME_BYTES];
     if (writer != NULL) {
         return wal_writer_remove(writer, db->dir, NULL) == 0;
     }
-    wal_name(number, name);
-    int rc = db->vfs->dir_unlink(db->dir, name, NULL);
-    return rc == 0 || rc == PLEAT_ERR_NOT_FOUND;
+    return segment_unlink(db, number, NULL) == 0;
 }
 
 void segment_drop_spare(struct pleat_db *db) {
@@ -236,18 +243,11 @@ void segment_tidy(struct pleat_db *db) {
 
 /* D8. The name goes for good with that of the next segment: one sync of the directory covers both. */
 static int segment_remove_leftover(struct pleat_db *db, struct pleat_error *err) {
-    char name[WAL_NAME_BYTES];
-    if (db->leftover_segment == 0) {
-        return 0;
+    int rc = db->leftover_segment != 0 ? segment_unlink(db, db->leftover_segment, err) : 0;
+    if (rc == 0) {
+        db->leftover_segment = 0;
     }
-    wal_name(db->leftover_segment, name);
-    int rc = db->vfs->dir_unlink(db->dir, name, err);
-    if (rc < 0 && rc != PLEAT_ERR_NOT_FOUND) {
-        return rc;
-    }
-    error_clear(err);
-    db->leftover_segment = 0;
-    return 0;
+    return rc;
 }
 
 int segment_next_number(struct pleat_db *db, uint64_t active, uint64_t record_bytes, uint64_t *ret_number,

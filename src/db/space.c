@@ -76,6 +76,17 @@ void space_info_fill(struct space_info *info, uint32_t id, struct pleat_slice na
     };
 }
 
+/* view_apply; what the log holds ahead of need gives way to it on a full disk (J3 in segment.c). */
+static int space_apply(struct pleat_db *db, struct edit *edit, struct pleat_error *err) {
+    int rc = view_apply(db, edit, err);
+    if (rc == PLEAT_ERR_NO_SPACE && !MUTATION(spare_hoards)) {
+        segment_drop_spare(db);
+        error_clear(err);
+        rc = view_apply(db, edit, err);
+    }
+    return rc;
+}
+
 static int space_create(struct pleat_db *db, struct pleat_slice name, const struct pleat_space_options *resolved,
                         struct pleat_error *err) {
     int rc = db_writable(db, err);
@@ -86,7 +97,7 @@ static int space_create(struct pleat_db *db, struct pleat_slice name, const stru
     edit_init(&edit, db->mem);
     edit.has_space = true;
     space_info_fill(&edit.space, registry_next_space(db->registry), name, resolved);
-    rc = view_apply(db, &edit, err);
+    rc = space_apply(db, &edit, err);
     edit_fini(&edit);
     return rc;
 }
@@ -174,7 +185,7 @@ static int space_remove_content(struct pleat_space *space, bool drop, struct ple
         edit.drop_space = drop;
         edit.clear_space = !drop;
         edit.dropped_space = space->info.id;
-        rc = view_apply(db, &edit, err);
+        rc = space_apply(db, &edit, err);
     }
     if (rc == 0) {
         if (drop) {

@@ -81,9 +81,7 @@ void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
         if (segment->writer != NULL) {
             segment_bury(db, segment->writer);
         } else {
-            char name[WAL_NAME_BYTES];
-            wal_name(segment->number, name);
-            (void)db->vfs->dir_unlink(db->dir, name, NULL); /* as in segment_bury */
+            (void)segment_unlink(db, segment->number, NULL); /* one of an earlier life; else swept at the next open */
         }
         mem_free(db->mem, segment);
     }
