@@ -523,6 +523,50 @@ Test(fork, close_in_the_child_returns_and_keeps_the_parents_lock) {
 
 /* ---- read-only -------------------------------------------------------------------------------------------------- */
 
+static size_t count_tables(const char *path) {
+    size_t count = 0;
+    DIR *dir = opendir(path);
+    for (struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir)) {
+        size_t length = strlen(entry->d_name);
+        count += length > 4 && strcmp(entry->d_name + length - 4, ".tbl") == 0;
+    }
+    (void)closedir(dir);
+    return count;
+}
+
+/* What the parent's iterator reads is the child's to let go of in its own memory, and not on the disk. */
+Test(fork, an_iterator_freed_in_the_child_removes_no_file) {
+    for (int mode = 0; mode < 2; mode++) {
+        struct room room;
+        struct pleat_iter *iter;
+        room_begin(&room);
+        room.options.background = mode == 0 ? PLEAT_BACKGROUND_STEPS : PLEAT_BACKGROUND_THREADS;
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        OK(pleat_flush(room.db, &room.err));
+        OK(pleat_iter_new(room.space, NULL, &iter, &room.err));
+        (void)room_put(&room, room.space, "k", "w");
+        OK(pleat_compact(room.space, NULL, NULL, &room.err));
+        cr_assert_eq(count_tables(room.path), 2, "the old one, which the iterator reads, and the new one");
+        pid_t child = fork();
+        if (child == 0) {
+            (void)alarm(10);
+            pleat_iter_free(iter);
+            _exit(0);
+        }
+        int status = 1;
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert_eq(status, 0);
+        cr_assert_eq(count_tables(room.path), 2);
+        OK(pleat_iter_first(iter, &room.err));
+        cr_assert_eq(memcmp(pleat_iter_value(iter).data, "v", 1), 0);
+        pleat_iter_free(iter);
+        OK(pleat_settle(room.db, NULL, NULL, &room.err));
+        cr_assert_eq(count_tables(room.path), 1);
+        room_end(&room);
+    }
+}
+
 static void refuse_writes(struct room *room_given) {
     struct room room = *room_given;
     struct pleat_batch *batch;

@@ -595,7 +595,7 @@ static int replace_table(struct room *room, uint64_t add, uint64_t remove, unsig
     return rc;
 }
 
-Test(version_disk, a_removed_table_is_unlinked_with_the_last_version_that_holds_it) {
+Test(version_disk, a_removed_table_is_dead_with_the_last_version_that_holds_it_and_removed_when_asked) {
     struct room room;
     uint64_t a, b;
     cr_assert_eq(room_enter(&room, simfs_new(1), &mem_system), 0);
@@ -610,8 +610,12 @@ Test(version_disk, a_removed_table_is_unlinked_with_the_last_version_that_holds_
     cr_assert_eq(replace_table(&room, b, a, 1), 0);
     cr_assert(file_is_there(room.fs, a), "an older version still reads it");
     struct version *shared = registry_current(room.registry);
+    cr_assert_not(table_ref_has_dead(room.registry) || table_ref_remove_dead(room.registry));
     version_unref(old);
+    cr_assert(table_ref_has_dead(room.registry) && file_is_there(room.fs, a), "not by whoever was the last to read it");
+    cr_assert(table_ref_remove_dead(room.registry));
     cr_assert(!file_is_there(room.fs, a) && file_is_there(room.fs, b));
+    cr_assert_not(table_ref_has_dead(room.registry) || table_ref_remove_dead(room.registry));
     struct edit edit;
     edit_init(&edit, &mem_system);
     edit.clear_space = true;
@@ -619,7 +623,45 @@ Test(version_disk, a_removed_table_is_unlinked_with_the_last_version_that_holds_
     edit_fini(&edit);
     cr_assert(file_is_there(room.fs, b));
     version_unref(shared);
-    cr_assert(!file_is_there(room.fs, b), "a cleared space's tables go, too");
+    cr_assert(table_ref_has_dead(room.registry) && file_is_there(room.fs, b));
+    room_leave(&room);
+    cr_assert(!file_is_there(room.fs, b), "a cleared space's tables go, too, and a registry leaves nothing behind");
+    simfs_free(room.fs);
+}
+
+static struct {
+    const struct vfs *real;
+    struct registry *registry;
+    unsigned calls, nested;
+} removal;
+
+static int unlink_nested(struct vfs_dir *dir, const char *name, struct pleat_error *err) {
+    removal.calls++;
+    removal.nested += table_ref_remove_dead(removal.registry);
+    return removal.real->dir_unlink(dir, name, err);
+}
+
+Test(version_disk, files_of_dead_tables_are_removed_one_by_one_and_by_one_at_a_time) {
+    struct room room;
+    uint64_t numbers[3];
+    cr_assert_eq(room_enter(&room, simfs_new(1), &mem_system), 0);
+    removal.real = room.options.store.vfs;
+    struct vfs vfs = *room.options.store.vfs;
+    vfs.dir_unlink = unlink_nested;
+    room.options.store.vfs = &vfs;
+    cr_assert_eq(room_create(&room), 0);
+    removal.registry = room.registry;
+    for (unsigned i = 0; i < 3; i++) {
+        cr_assert_eq(registry_file_number(room.registry, &numbers[i], NULL), 0);
+        cr_assert_eq(replace_table(&room, numbers[i], i > 0 ? numbers[i - 1] : 0, 1), 0, "%s", room.error.message);
+    }
+    removal.calls = 0;
+    for (unsigned left = 2; left > 0; left--) {
+        cr_assert_eq(file_is_there(room.fs, numbers[0]) + file_is_there(room.fs, numbers[1]), left);
+        cr_assert(table_ref_remove_dead(room.registry));
+    }
+    cr_assert_not(table_ref_remove_dead(room.registry));
+    cr_assert(removal.calls == 2 && removal.nested == 0 && file_is_there(room.fs, numbers[2]));
     room_leave(&room);
     simfs_free(room.fs);
 }

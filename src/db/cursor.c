@@ -154,7 +154,7 @@ int pleat_snapshot_new(struct pleat_db *db, struct pleat_snapshot **ret_snapshot
 void pleat_snapshot_free(struct pleat_snapshot *snapshot) {
     if (snapshot != NULL) {
         struct pleat_db *db = snapshot->db;
-        view_unref(snapshot->view);
+        view_let_go(db, snapshot->view);
         cursor_set_fini(&snapshot->cursors);
         mem_free(db->mem, snapshot);
         /* release; pairs with the acquire in pleat_close: what the snapshot let go of happens before the store ends */

@@ -356,6 +356,11 @@ int view_acquire(struct pleat_db *db, struct view **ret_view, struct pleat_error
 /* The same, with a sequence number as in view_current_at. */
 int view_acquire_at(struct pleat_db *db, struct view **ret_view, uint64_t *ret_sequence, struct pleat_error *err);
 void view_unref(struct view *view);
+/* Sees to the removal of files of dead tables, if there are any: wakes a worker, or does it where there are none. No
+ * lock held, not while the store is opened or closed. */
+void view_remove_files(struct pleat_db *db);
+/* view_unref, and that. */
+void view_let_go(struct pleat_db *db, struct view *view);
 /* Publishes { generations[0..count), version }: takes references on all of them. view_mu not held. */
 int view_start(struct pleat_db *db, struct generation *const *generations, unsigned count, struct version *version,
                struct pleat_error *err);

@@ -302,7 +302,7 @@ void pleat_iter_free(struct pleat_iter *iter) {
         struct pleat_db *db = iter->db;
         source_free(iter->source);
         if (iter->view != NULL) {
-            view_unref(iter->view);
+            view_let_go(db, iter->view);
         }
         mem_free(db->mem, iter);
         /* release; pairs with the acquire in pleat_close */

@@ -59,15 +59,24 @@ static int settle_round(struct pleat_db *db, struct pleat_error *err) {
     return rc < 0 ? rc : !busy && settle_debt(db) == 0 && !work_has_compaction(db) ? PLEAT_END : 0;
 }
 
-/* Waits until workers have let go of what they have replaced: the last to hold a table removes its file, and a job
- * counts as done before. What an iterator or a snapshot holds stays. */
-static void settle_files(struct pleat_db *db) {
+static void settle_leaving(struct pleat_db *db) {
     mutex_lock(&db->work_mu);
     while (db->leaving > 0) {
         condition_wait(&db->work_done, &db->work_mu);
     }
     mutex_unlock(&db->work_mu);
-    view_sweep(db, true);
+}
+
+/* Waits until workers have let go of what they have replaced, and removes its files: a job counts as done before. What
+ * an iterator or a snapshot holds stays. */
+static void settle_files(struct pleat_db *db) {
+    do {
+        settle_leaving(db);
+        view_sweep(db, true);
+        while (table_ref_remove_dead(db->registry)) {
+        }
+    } while (table_ref_has_dead(db->registry));
+    settle_leaving(db); /* whoever took the last one off the list is at it */
 }
 
 static void settle_want_idle(struct pleat_db *db, int delta) {

@@ -137,6 +137,7 @@ static int space_open_locked(struct pleat_db *db, struct pleat_slice name, const
 /* Lets go of the versions before a change. Without threads nobody else would, until the next step. No lock held. */
 static void space_sweep(struct pleat_db *db) {
     view_sweep(db, db->options.background == PLEAT_BACKGROUND_STEPS);
+    view_remove_files(db);
 }
 
 int pleat_space_open(struct pleat_db *db, struct pleat_slice name, const struct pleat_space_options *options,

@@ -59,6 +59,26 @@ void view_sweep(struct pleat_db *db, bool wait) {
         view_unref(view); /* the store's own reference */
         view = next;
     }
+    if (db->options.background == PLEAT_BACKGROUND_STEPS) {
+        view_remove_files(db);
+    }
+}
+
+void view_remove_files(struct pleat_db *db) {
+    if (LIKELY(!table_ref_has_dead(db->registry)) || !fork_guard_is_owner(db->guard)) {
+        return; /* the files are the parent's */
+    }
+    if (db->options.background == PLEAT_BACKGROUND_THREADS) {
+        scheduler_wake(db->scheduler);
+        return;
+    }
+    while (table_ref_remove_dead(db->registry)) {
+    }
+}
+
+void view_let_go(struct pleat_db *db, struct view *view) {
+    view_unref(view);
+    view_remove_files(db);
 }
 
 /* Swaps the filled view in. view_mu held. */

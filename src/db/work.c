@@ -274,7 +274,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     }
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
-    compaction_fini(db->mem, job); /* not under it: tables are unlinked, tens of ms each, and commits look at work_mu */
+    compaction_fini(db->mem, job); /* not under it: tables are closed, and commits look at work_mu */
     view_sweep(db, db->options.background == PLEAT_BACKGROUND_STEPS);
     work_left(db);
     return rc;
@@ -351,10 +351,26 @@ int work_compact_full(struct pleat_db *db, const struct pleat_space *space, stru
     }
 }
 
+/* Removes one file that a compaction has replaced: 0, or PLEAT_END when there is none. */
+static int work_remove(struct pleat_db *db) {
+    if (!table_ref_has_dead(db->registry)) {
+        return PLEAT_END;
+    }
+    mutex_lock(&db->work_mu);
+    db->leaving++;
+    mutex_unlock(&db->work_mu);
+    bool is_removed = table_ref_remove_dead(db->registry);
+    work_left(db);
+    return is_removed ? 0 : PLEAT_END;
+}
+
 int work_run(void *context, unsigned worker) {
     struct pleat_db *db = context;
     (void)worker;
     int rc = work_flush(db, NULL);
+    if (rc != 0 && work_remove(db) == 0) { /* one at a time; also where a flush has failed, for lack of space perhaps */
+        rc = 0;
+    }
     if (rc == PLEAT_END) {
         rc = work_compact(db, NULL);
     }

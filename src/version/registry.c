@@ -57,8 +57,14 @@ static int registry_new(const struct registry_options *options, struct registry 
     if (os_errno != 0) {
         goto no_open_mutex;
     }
+    os_errno = mutex_init(&registry->dead_mutex, RANK_LEAF);
+    if (os_errno != 0) {
+        goto no_dead_mutex;
+    }
     *ret_registry = registry;
     return 0;
+no_dead_mutex:
+    mutex_fini(&registry->open_mutex);
 no_open_mutex:
     mutex_fini(&registry->state_mutex);
 no_state_mutex:
@@ -78,9 +84,12 @@ void registry_free(struct registry *registry) {
         ASSERT(atomic_load_explicit(&registry->current->refs, memory_order_relaxed) == 1);
         version_unref(registry->current);
     }
+    while (table_ref_remove_dead(registry)) {
+    }
     manifest_close(&registry->manifest);
     cursor_set_fini(&registry->cursors);
     mem_free(mem, registry->numbers);
+    mutex_fini(&registry->dead_mutex);
     mutex_fini(&registry->open_mutex);
     mutex_fini(&registry->state_mutex);
     mutex_fini(&registry->manifest_mutex);

@@ -16,6 +16,11 @@ struct registry {
     struct mutex manifest_mutex; /* RANK_MANIFEST: one change at a time */
     struct mutex state_mutex;    /* RANK_LEAF: the current pointer and the facts, for readers */
     struct mutex open_mutex;     /* RANK_TABLE_OPEN: first touches of tables */
+    struct mutex dead_mutex;     /* RANK_LEAF: the list of files to remove */
+
+    /* guarded by dead_mutex */
+    _Atomic(struct table_ref *) dead; /* read without it as a hint */
+    bool is_removing;
 
     /* guarded by manifest_mutex */
     struct manifest manifest;
