@@ -3,6 +3,7 @@
  */
 #include "db/db.h"
 #include "platform/thread.h"
+#include "support/random.h"
 #include "support/simfs.h"
 #include "version/registry_internal.h"
 
@@ -843,6 +844,45 @@ Test(store_disk, a_space_gets_the_place_of_a_segment_made_ahead_on_a_full_disk) 
     crash(SIMFS_METAALL, 1);
     cr_assert_eq(pleat_space_open(db, (struct pleat_slice){"new", 3}, NULL, &space, &err), 0, "%s", err.message);
     cr_assert(position(PLEAT_APPLIED) == n && is_prefix(n + 1));
+}
+
+/* 100,000 bytes that LZ4 does not shorten, always under the same key. */
+static int commit_random(uint64_t seed) {
+    static uint64_t value[12500];
+    struct random random = {seed};
+    for (size_t i = 0; i < sizeof value / sizeof value[0]; i++) {
+        value[i] = random_next(&random);
+    }
+    pleat_batch_clear(batch);
+    cr_assert_eq(pleat_batch_put(batch, pleat_default_space(db), (struct pleat_slice){"random", 6},
+                                 (struct pleat_slice){value, sizeof value}, &err),
+                 0);
+    return pleat_commit(db, batch, NULL, NULL, &err);
+}
+
+/* J3: files of dead tables that no worker has come to yet are whoever's that lacks the space. */
+Test(store_disk, a_full_disk_gets_the_space_of_dead_tables) {
+    for (unsigned variant = 0; variant < 2; variant++) {
+        struct pleat_slice name = {"new", 3};
+        struct pleat_space *space;
+        memtable_bytes = 1 << 16;
+        open_store();
+        cr_assert_eq(commit_random(1), 0, "%s", err.message);
+        cr_assert_eq(pleat_flush(db, &err), 0, "%s", err.message);
+        struct version *old = registry_current(db->registry);
+        cr_assert_eq(commit_random(2), 0, "%s", err.message);
+        cr_assert_eq(pleat_compact(pleat_default_space(db), NULL, NULL, &err), 0, "%s", err.message);
+        segment_drop_spare(db);
+        cr_assert_not(table_ref_has_dead(db->registry));
+        version_unref(old);
+        cr_assert(table_ref_has_dead(db->registry));
+        simfs_quota(fs, simfs_used_bytes(fs) + variant * 65536); /* a segment for the commit takes more */
+        int rc = variant == 0 ? pleat_space_open(db, name, NULL, &space, &err) : commit_random(3);
+        cr_assert_eq(rc, 0, "%s", err.message);
+        cr_assert_not(table_ref_has_dead(db->registry));
+        simfs_quota(fs, UINT64_MAX);
+        start_over();
+    }
 }
 
 /* J3: a commit that needs a longer segment than usual gets the space of the one that is kept. */

@@ -521,8 +521,6 @@ Test(fork, close_in_the_child_returns_and_keeps_the_parents_lock) {
     }
 }
 
-/* ---- read-only -------------------------------------------------------------------------------------------------- */
-
 static size_t count_tables(const char *path) {
     size_t count = 0;
     DIR *dir = opendir(path);
@@ -566,6 +564,8 @@ Test(fork, an_iterator_freed_in_the_child_removes_no_file) {
         room_end(&room);
     }
 }
+
+/* ---- read-only -------------------------------------------------------------------------------------------------- */
 
 static void refuse_writes(struct room *room_given) {
     struct room room = *room_given;

@@ -355,11 +355,12 @@ static inline struct view *view_current_at(const struct pleat_db *db, uint64_t *
 int view_acquire(struct pleat_db *db, struct view **ret_view, struct pleat_error *err);
 /* The same, with a sequence number as in view_current_at. */
 int view_acquire_at(struct pleat_db *db, struct view **ret_view, uint64_t *ret_sequence, struct pleat_error *err);
-void view_unref(struct view *view);
+/* True: it was the last reference, and the view's parts were let go. */
+bool view_unref(struct view *view);
 /* Sees to the removal of files of dead tables, if there are any: wakes a worker, or does it where there are none. No
  * lock held, not while the store is opened or closed. */
 void view_remove_files(struct pleat_db *db);
-/* view_unref, and that. */
+/* view_unref, and that if it was the last. */
 void view_let_go(struct pleat_db *db, struct view *view);
 /* Publishes { generations[0..count), version }: takes references on all of them. view_mu not held. */
 int view_start(struct pleat_db *db, struct generation *const *generations, unsigned count, struct version *version,
@@ -436,6 +437,9 @@ void db_log(const struct pleat_db *db, int level, const char *format, ...) __att
 
 /* ---- work.c: background jobs ------------------------------------------------------------------------------------ */
 
+/* On a full disk: removes what is there without need, the log's spare and kept file (J3 in segment.c) and the files of
+ * dead tables. May be called with commit_mu held. */
+void work_give_space(struct pleat_db *db);
 /* The scheduler's client: runs the most urgent job. */
 int work_run(void *context, unsigned worker);
 /* Flushes the oldest frozen generation if there is one and nobody else does: 0, PLEAT_END, or an error. */

@@ -24,7 +24,8 @@
  *       would still do, the rotation would have to do itself.
  *   J3  Spare and kept file take no space that something else lacks: when a background job, or what a caller does to a
  *       space, finds the disk full they are removed, and there are none before the next rotation. The kept one is
- *       removed as well when a rotation finds the disk full, and when nothing was flushed for a while.
+ *       removed as well when a rotation finds the disk full, and when nothing was flushed for a while. Files of dead
+ *       tables give way with them.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -280,6 +281,12 @@ int segment_next_number(struct pleat_db *db, uint64_t active, uint64_t record_by
     return segment_number(db, active > spare.number ? active : spare.number, ret_number, err);
 }
 
+/* J3, where there is no spare: whether anything was removed. */
+static bool segment_give_space(struct pleat_db *db) {
+    bool any = dead_drop(db);
+    return table_ref_remove_all_dead(db->registry) || any;
+}
+
 /* The spare, if it has this number. */
 static struct wal_writer *segment_take_spare(struct pleat_db *db, uint64_t number) {
     mutex_lock(&db->sync_mu);
@@ -314,7 +321,7 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
     segment->writer = segment_take_spare(db, number);
     if (segment->writer == NULL) {
         rc = wal_writer_create(&options, &segment->writer, err);
-        if (rc == PLEAT_ERR_NO_SPACE && dead_drop(db)) { /* J3; nothing of the file is left */
+        if (rc == PLEAT_ERR_NO_SPACE && segment_give_space(db)) { /* nothing of it is left */
             error_clear(err);
             rc = wal_writer_create(&options, &segment->writer, err);
         }

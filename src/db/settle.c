@@ -73,8 +73,7 @@ static void settle_files(struct pleat_db *db) {
     do {
         settle_leaving(db);
         view_sweep(db, true);
-        while (table_ref_remove_dead(db->registry)) {
-        }
+        (void)table_ref_remove_all_dead(db->registry);
     } while (table_ref_has_dead(db->registry));
     settle_leaving(db); /* whoever took the last one off the list is at it */
 }

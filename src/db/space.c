@@ -76,11 +76,11 @@ void space_info_fill(struct space_info *info, uint32_t id, struct pleat_slice na
     };
 }
 
-/* view_apply; what the log holds ahead of need gives way to it on a full disk (J3 in segment.c). */
+/* view_apply; what is on the disk without need gives way to it when that is full. */
 static int space_apply(struct pleat_db *db, struct edit *edit, struct pleat_error *err) {
     int rc = view_apply(db, edit, err);
     if (rc == PLEAT_ERR_NO_SPACE && !MUTATION(spare_hoards)) {
-        segment_drop_spare(db);
+        work_give_space(db);
         error_clear(err);
         rc = view_apply(db, edit, err);
     }

@@ -26,15 +26,17 @@ void view_discard(struct view *view) {
     }
 }
 
-void view_unref(struct view *view) {
+bool view_unref(struct view *view) {
     /* Release and acquire: every holder's reads happen before the parts are let go. */
-    if (atomic_fetch_sub_explicit(&view->refs, 1, memory_order_acq_rel) == 1) {
+    bool is_last = atomic_fetch_sub_explicit(&view->refs, 1, memory_order_acq_rel) == 1;
+    if (is_last) {
         for (unsigned i = 0; i < view->count; i++) {
             generation_unref(view->generations[i]);
         }
         version_unref(view->version);
         mem_free(view->db->mem, view);
     }
+    return is_last;
 }
 
 static void view_reclaim(struct epoch_retired *retired, void *context) {
@@ -72,13 +74,13 @@ void view_remove_files(struct pleat_db *db) {
         scheduler_wake(db->scheduler);
         return;
     }
-    while (table_ref_remove_dead(db->registry)) {
-    }
+    (void)table_ref_remove_all_dead(db->registry);
 }
 
 void view_let_go(struct pleat_db *db, struct view *view) {
-    view_unref(view);
-    view_remove_files(db);
+    if (view_unref(view)) {
+        view_remove_files(db);
+    }
 }
 
 /* Swaps the filled view in. view_mu held. */

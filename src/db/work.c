@@ -111,6 +111,11 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
     return rc;
 }
 
+void work_give_space(struct pleat_db *db) {
+    segment_drop_spare(db); /* J3 */
+    (void)table_ref_remove_all_dead(db->registry);
+}
+
 /* Remembers a failure. Its files are gone and its inputs are untouched, so it is tried again with new files, unless the
  * store is read-only by now: a sync failed, or the manifest's state on disk is unknown. */
 static int work_failed(struct pleat_db *db, const char *job, int rc, const struct pleat_error *error) {
@@ -120,7 +125,7 @@ static int work_failed(struct pleat_db *db, const char *job, int rc, const struc
     db->background_failures++;
     mutex_unlock(&db->work_mu);
     if (rc == PLEAT_ERR_NO_SPACE && !MUTATION(spare_hoards)) {
-        segment_drop_spare(db); /* J3 */
+        work_give_space(db);
     }
     return registry_health(db->registry, NULL) < 0 ? db_poison(db, error) : rc;
 }
@@ -368,9 +373,7 @@ int work_run(void *context, unsigned worker) {
     struct pleat_db *db = context;
     (void)worker;
     int rc = work_flush(db, NULL);
-    if (rc != 0 && work_remove(db) == 0) { /* one at a time; also where a flush has failed, for lack of space perhaps */
-        rc = 0;
-    }
+    rc = rc == PLEAT_END ? work_remove(db) : rc; /* one at a time: a flush may be due meanwhile */
     if (rc == PLEAT_END) {
         rc = work_compact(db, NULL);
     }

@@ -84,8 +84,7 @@ void registry_free(struct registry *registry) {
         ASSERT(atomic_load_explicit(&registry->current->refs, memory_order_relaxed) == 1);
         version_unref(registry->current);
     }
-    while (table_ref_remove_dead(registry)) {
-    }
+    (void)table_ref_remove_all_dead(registry);
     manifest_close(&registry->manifest);
     cursor_set_fini(&registry->cursors);
     mem_free(mem, registry->numbers);

@@ -98,6 +98,14 @@ bool table_ref_remove_dead(struct registry *registry) {
     return true;
 }
 
+bool table_ref_remove_all_dead(struct registry *registry) {
+    bool any = false;
+    while (table_ref_remove_dead(registry)) {
+        any = true;
+    }
+    return any;
+}
+
 int table_ref_open(struct table_ref *ref, struct table **ret_table, struct pleat_error *err) {
     /* acquire: pairs with the release below */
     struct table *table = atomic_load_explicit(&ref->table, memory_order_acquire);

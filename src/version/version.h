@@ -45,7 +45,7 @@ struct table_ref {
     struct registry *registry;
     _Atomic(struct table *) table;     /* NULL until first touch */
     _Atomic uint32_t refs;
-    _Atomic bool obsolete;             /* unlink the file with the last reference */
+    _Atomic bool obsolete;             /* the file is dead with the last reference */
     _Atomic bool busy;                 /* an input of a running compaction; owned by the scheduler's client */
     struct table_ref *next_dead;       /* on the registry's list of files to remove */
 };
@@ -79,8 +79,9 @@ struct version {
 };
 
 void version_ref(struct version *version);
-/* Frees it with the last reference, closing (and burying, V4) tables that no version holds any more. May run in a
- * reclaim callback of an epoch; whoever reads a version without a reference of its own must be protected by one. */
+/* Frees it with the last reference, closing tables that no version holds any more: the files of obsolete ones are dead
+ * (V4). May run in a reclaim callback of an epoch; whoever reads a version without a reference of its own must be
+ * protected by one. */
 void version_unref(struct version *version);
 /* The slot of a space id, or -1. */
 int version_slot(const struct version *version, uint32_t space);
@@ -90,12 +91,14 @@ int version_slot_by_name(const struct version *version, struct pleat_slice name)
 /* A reference to a table that no version holds yet; the meta is copied. NULL without memory. */
 struct table_ref *table_ref_new(struct registry *registry, const struct table_meta *meta);
 void table_ref_ref(struct table_ref *ref);
-/* The last one closes the table, and buries it when it is obsolete: its file is left to table_ref_remove_dead. NULL is
+/* The last one closes the table; when it is obsolete its file is dead and left to table_ref_remove_dead. NULL is
  * allowed. */
 void table_ref_unref(struct table_ref *ref);
 /* Removes the file of one table that nobody holds any more, which takes the system tens of milliseconds. False: there
  * is none, or another thread is at one. Whoever got true calls again: then none is left behind. No lock held. */
 bool table_ref_remove_dead(struct registry *registry);
+/* All of them: whether there was any. */
+bool table_ref_remove_all_dead(struct registry *registry);
 /* Whether there is one: a hint without a lock. */
 bool table_ref_has_dead(const struct registry *registry);
 /* The opened table, opening it on first touch. Safe inside an epoch. */

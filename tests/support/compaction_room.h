@@ -303,8 +303,7 @@ static inline void check_scan(const struct room *room, const struct tree *tree) 
 /* Files of tables that are not dead. */
 static inline size_t room_table_files(struct room *room) {
     size_t tables = 0;
-    while (table_ref_remove_dead(room->registry)) {
-    }
+    (void)table_ref_remove_all_dead(room->registry);
     for (size_t i = 0; i < simfs_name_count(room->fs, ROOM_PATH); i++) {
         char name[VFS_NAME_BYTES_MAX + 1];
         uint64_t number;
