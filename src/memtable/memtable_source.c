@@ -21,6 +21,8 @@
 #define RING_SLOTS 32u
 #define RING_TARGET_FIRST 4u
 #define RING_TARGET_FIRST_PREFIX 16u
+#define RING_WHOLE_AHEAD 4u        /* so many before its turn, all of a record is asked for ... */
+#define RING_WHOLE_BYTES_MAX 1024u /* ... up to here: the processor notices longer runs by itself */
 
 /* Stands for a key that is given as NULL and no bytes: positions in a key are pointer sums. */
 static const uint8_t empty_key[1] = {0};
@@ -91,6 +93,16 @@ static bool record_is_outside(const struct memtable_source *self, const struct r
            key_compare(record->bytes, record->key_bytes, self->bounds.upper, self->bounds.upper_bytes) >= 0;
 }
 
+/* The lines of a record behind those that node_prefetch asks for: how many there are stands in its first. */
+static void record_prefetch_rest(const struct record *record) {
+    const uint8_t *p = (const uint8_t *)record;
+    size_t bytes = RECORD_HEADER_BYTES + (size_t)record->key_bytes + record->value_bytes;
+    bytes = bytes < RING_WHOLE_BYTES_MAX ? bytes : RING_WHOLE_BYTES_MAX;
+    for (size_t i = 128; i < bytes + 63; i += 64) {
+        __builtin_prefetch(p + (i < bytes ? i : bytes - 1));
+    }
+}
+
 /* Takes records from the ring until one is visible. */
 static int source_advance(struct memtable_source *self) {
     for (;;) {
@@ -106,6 +118,10 @@ static int source_advance(struct memtable_source *self) {
         struct record *record = slot_record(self->walker.base, self->ring[self->ring_start]);
         self->ring_start = (self->ring_start + 1) % RING_SLOTS;
         self->ring_count--;
+        if (self->ring_count > RING_WHOLE_AHEAD) {
+            uint32_t ahead = self->ring[(self->ring_start + RING_WHOLE_AHEAD) % RING_SLOTS];
+            record_prefetch_rest(slot_record(self->walker.base, ahead));
+        }
         if (record_is_outside(self, record)) { /* I1 */
             break;
         }
