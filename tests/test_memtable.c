@@ -608,3 +608,58 @@ Test(memtable_model, random_histories_agree_with_a_sorted_array_at_every_snapsho
     }
     arena_pool_free(pool);
 }
+
+/* ---- the middle ------------------------------------------------------------------------------------------------- */
+
+/* The share of the table's keys that lie before its middle, in thousandths; both sides have one at least. */
+static unsigned middle_share(const struct memtable *table) {
+    struct pleat_slice middle;
+    struct source *source;
+    size_t before = 0, count = 0;
+    cr_assert_eq(memtable_middle(table, &middle), 0);
+    cr_assert_eq(memtable_source_new(&mem_system, table, NULL, UINT64_MAX, &source, NULL), 0);
+    for (int rc = source->ops->first(source); rc == 0; rc = source->ops->next(source)) {
+        before += key_compare(source->entry.key, source->entry.key_bytes, middle.data, middle.bytes) < 0;
+        count++;
+    }
+    source_free(source);
+    cr_assert(before > 0 && before < count, "%zu of %zu keys lie before the middle", before, count);
+    return (unsigned)(before * 1000 / count);
+}
+
+Test(memtable, the_middle_has_keys_on_both_sides_and_about_equally_many) {
+    struct arena_pool *pool;
+    struct arena *arena;
+    struct random random = random_begin("memtable/middle");
+    cr_assert_eq(arena_pool_new(&mem_system, 8 << 20, 1, &pool, NULL), 0);
+    cr_assert_eq(arena_acquire(pool, 0, &arena, NULL), 0);
+    struct memtable *few = memtable_new(arena), *counted = memtable_new(arena), *spread = memtable_new(arena),
+                    *nested = memtable_new(arena);
+    struct pleat_slice middle;
+    cr_assert_eq(memtable_middle(few, &middle), PLEAT_ABSENT, "no key");
+    insert_text(few, "a", "", 1);
+    insert_text(few, "a", "again", 2);
+    cr_assert_eq(memtable_middle(few, &middle), PLEAT_ABSENT, "one key");
+    insert_text(few, "ab", "", 3);
+    cr_assert_eq(memtable_middle(few, &middle), 0);
+    cr_assert(middle.bytes == 2 && memcmp(middle.data, "ab", 2) == 0, "a key and one that begins with it");
+    for (unsigned i = 0; i < 20000; i++) {
+        char key[32];
+        uint64_t bits = random_next(&random);
+        (void)snprintf(key, sizeof key, "svc.%08x.route.%06x", 0x1f3 + i / 40, i % 40);
+        insert_text(counted, key, "", i + 1);
+        insert_entry(spread, entry_put(&bits, sizeof bits, "", 0, i + 1));
+    }
+    char chain[300];
+    memset(chain, 'x', sizeof chain);
+    for (unsigned i = 1; i < sizeof chain; i++) {
+        insert_entry(nested, entry_put(chain, i, "", 0, i));
+    }
+    unsigned share = middle_share(counted);
+    cr_assert(share >= 333 && share <= 667, "%u thousandths of keys that count up", share);
+    share = middle_share(spread);
+    cr_assert(share >= 400 && share <= 600, "%u thousandths of keys at random", share);
+    (void)middle_share(nested);
+    arena_release(pool, arena);
+    arena_pool_free(pool);
+}

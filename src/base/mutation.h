@@ -81,6 +81,7 @@
     X(flush_order, "F2 D2 X1", "flushing the oldest of two recovered generations first") \
     X(flush_cursors, "F2", "the cursors as of the freeze: those of now go into the edit") \
     X(flush_reported_last, "F3", "waiting for the edit: durable is said and the log removed before it") \
+    X(flush_half, "F2 FJ1", "the upper half of a run that is written in two") \
     X(flush_unknown, "F7 X2", "keeping the tables of an edit whose outcome is unknown") \
     X(compact_dir_sync, "F2 F3", "syncing the names of a compaction's tables before the edit") \
     X(compact_unlink_last, "F2 V4", "waiting for the edit: inputs are removed before it") \

@@ -3,7 +3,8 @@
  *
  *   K1  A flush writes one run for each dirty space. If its key range overlaps nothing in the space's tree it is
  *       written in its final form (the space's codec, fuse filter) straight to the deepest level; otherwise raw with a
- *       Bloom filter to level 0. A run is cut into tables of table_bytes.
+ *       Bloom filter to level 0. A run is cut into tables of table_bytes. Parts of a run that goes deep may be written
+ *       by themselves, beside each other: what holds for all of its range holds for theirs.
  *   K2  A tombstone is dropped only when no deeper level of the version has a table whose range holds its key, and no
  *       run of level 0 older than the inputs does.
  *   K3  A compaction's inputs are closed: for a level-0 input every older level-0 table that overlaps it is an input,
@@ -37,7 +38,8 @@ struct compaction_options {
 
 /* ---- flush ------------------------------------------------------------------------------------------------------ */
 
-/* Writes one space's run from `source` (all entries of a frozen memtable) as tables and adds them to *edit. `version`
+/* Writes one space's run from `source` (all entries of a frozen memtable, or a part of it: K1) as tables and adds them
+ * to *edit. `version`
  * is the current one (nothing else may add tables to this space's level 0 or move tables to where this run goes in
  * between: the caller flushes one generation at a time, and `allow_deep` is false while a compaction of this space
  * runs). sequence_min/max: of the generation. *ret_bytes: file bytes written. Files are synced, the directory is not.
@@ -45,6 +47,10 @@ struct compaction_options {
 int flush_run(struct registry *registry, const struct version *version, uint32_t slot,
               const struct compaction_options *options, struct source *source, uint64_t sequence_min,
               uint64_t sequence_max, bool allow_deep, struct edit *edit, uint64_t *ret_bytes, struct pleat_error *err);
+/* Whether flush_run, allowed to, would write the source's run below level 0. Moves the source. */
+int flush_goes_deep(const struct mem *mem, const struct version *version, uint32_t slot,
+                    const struct compaction_options *options, struct source *source, bool *ret_deep,
+                    struct pleat_error *err);
 
 /* ---- choice ----------------------------------------------------------------------------------------------------- */
 

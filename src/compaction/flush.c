@@ -61,6 +61,22 @@ static unsigned flush_level(const struct tree *tree, const struct compaction_opt
     return level >= shape.level0_output ? level : 0;
 }
 
+int flush_goes_deep(const struct mem *mem, const struct version *version, uint32_t slot,
+                    const struct compaction_options *options, struct source *source, bool *ret_deep,
+                    struct pleat_error *err) {
+    struct key_copy smallest = {NULL, 0};
+    struct key_copy largest = {NULL, 0};
+    *ret_deep = false;
+    int rc = source_range(mem, source, &smallest, &largest, err);
+    if (rc == 0) {
+        *ret_deep = flush_level(version->trees[slot], options, (struct pleat_slice){smallest.data, smallest.bytes},
+                                (struct pleat_slice){largest.data, largest.bytes}) > 0;
+    }
+    mem_free(mem, smallest.data);
+    mem_free(mem, largest.data);
+    return rc > 0 ? 0 : rc;
+}
+
 static int flush_entries(struct source *source, struct output *output, struct survive *survive,
                          struct pleat_error *err) {
     int rc = 0;

@@ -114,6 +114,11 @@ struct db_counters {
     _Atomic uint64_t bytes_flushed, bytes_in, bytes_out, flushes, compactions, moves, syncs, delayed_ns;
 };
 
+/* Adds to a statistic. */
+static inline void db_count(_Atomic uint64_t *counter, uint64_t n) {
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* no partner */
+}
+
 /* What flow.c knows. Relaxed hints, all of them: no partner. */
 struct flow {
     _Atomic uint64_t pressure;      /* of level 0, 0 .. 1,024 */
@@ -193,6 +198,7 @@ struct pleat_db {
     struct mutex work_mu;
     struct condition work_done;    /* a job ended */
     bool flushing;
+    struct flush_job *flush_job;   /* of the flush that is under way, while its parts are written; else NULL */
     unsigned compacting;
     unsigned leaving;              /* threads that count as idle and may still remove files */
     unsigned slot_jobs[LIMIT_SPACES];    /* compactions running in the slot */
@@ -448,6 +454,9 @@ int work_flush(struct pleat_db *db, struct pleat_error *err);
  * below log_floor are dead. */
 int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
                           struct pleat_error *err);
+/* Removes the files that an edit that was refused adds. When its outcome is unknown they may be part of the store: they
+ * stay. */
+void work_unlink_added(struct pleat_db *db, const struct edit *edit);
 /* One compaction: 0, PLEAT_END when there is none to do, or an error. */
 int work_compact(struct pleat_db *db, struct pleat_error *err);
 /* Whether an idle store would compact something now. */
@@ -460,6 +469,16 @@ int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pl
 /* Blocks and waits out the compactions of a slot (open_mu held); and lets them start again. */
 void work_block_slot(struct pleat_db *db, uint32_t slot);
 void work_unblock_slot(struct pleat_db *db, uint32_t slot);
+
+/* ---- flush_job.c ------------------------------------------------------------------------------------------------ */
+
+/* Writes the runs of all dirty spaces of a frozen generation and commits them with one edit, an empty one of the
+ * caller's, which says that log segments below log_floor are dead. One caller at a time. */
+int flush_runs(struct pleat_db *db, struct generation *generation, uint64_t log_floor, struct edit *edit,
+               struct pleat_error *err);
+/* Writes parts of the flush that another thread runs: 0, or PLEAT_END when there are none. A failure is that thread's.
+ */
+int flush_help(struct pleat_db *db);
 
 /* ---- warm.c ----------------------------------------------------------------------------------------------------- */
 

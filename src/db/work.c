@@ -1,8 +1,9 @@
 /*
  * work.c - background jobs: the same code for worker threads and for steps.
  *
- * Order of urgency: the flush of the frozen generation, then compactions (level 0 first: see pick.c), then letting go
- * of what no reader sees any more. Choosing is serialised by work_mu; running is not.
+ * Order of urgency: the flush of the frozen generation, or a part of it (flush_job.c), then compactions (level 0
+ * first: see pick.c), then letting go of what no reader sees any more. Choosing is serialised by work_mu; running is
+ * not.
  *
  *   X1  One flush at a time, oldest generation first (D2).
  *   X2  A job that fails leaves no file and no mark behind and is tried again with new files: its inputs are untouched.
@@ -18,10 +19,6 @@
 #define RETRY_NS 200000000ull /* after a failed compaction */
 #define IDLE_NS 500000000ull  /* without a flush: spare time for tidying level 0 */
 
-static void work_count(_Atomic uint64_t *counter, uint64_t n) {
-    atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic: no partner */
-}
-
 static void work_unlink(struct pleat_db *db, const struct edit_table *tables, size_t count) {
     for (size_t i = 0; i < count; i++) {
         char name[TABLE_NAME_BYTES];
@@ -30,84 +27,18 @@ static void work_unlink(struct pleat_db *db, const struct edit_table *tables, si
     }
 }
 
-/* Removes the files of an edit that was refused. When its outcome is unknown they may be part of the store: they stay.
- */
-static void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
+void work_unlink_added(struct pleat_db *db, const struct edit *edit) {
     if (registry_health(db->registry, NULL) == 0 || MUTATION(flush_unknown)) {
         work_unlink(db, edit->added, edit->added_count);
     }
 }
 
-/* Writes the runs of all dirty spaces of a frozen generation, which are added to `version`, and commits them with one
- * edit, an empty one of the caller's. */
-static int work_flush_runs(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
-                           const struct version *version, struct edit *edit, struct pleat_error *err) {
-    uint64_t bytes = 0;
-    int rc = 0;
-    for (uint32_t slot = 0; rc == 0 && slot < generation->slots; slot++) {
-        struct tree *tree = version->trees[slot];
-        struct memtable *table = tree != NULL ? generation_table(generation, slot, tree->space.id) : NULL;
-        if (table == NULL) {
-            continue;
-        }
-        struct source_bounds bounds = {.fill_cache = false};
-        struct source *source;
-        rc = memtable_source_new(db->mem, table, &bounds, generation->last_sequence, &source, err);
-        if (rc < 0) {
-            break;
-        }
-        mutex_lock(&db->work_mu);
-        bool allow_deep = db->slot_jobs[slot] == 0;
-        db->slot_flushing[slot] = allow_deep; /* no compaction of this space starts while a run may go deep */
-        mutex_unlock(&db->work_mu);
-        uint64_t run_bytes = 0;
-        rc = flush_run(db->registry, version, slot, &db->shape, source, generation->first_sequence,
-                       generation->last_sequence, allow_deep, edit, &run_bytes, err);
-        bytes += run_bytes;
-        source_free(source);
-        if (MUTATION(flush_one_edit) && rc == 0 && edit->added_count > 0) {
-            rc = db->vfs->dir_sync(db->dir, err);
-            rc = rc == 0 ? view_apply(db, edit, err) : rc;
-            edit_fini(edit);
-            edit_init(edit, db->mem);
-        }
-    }
-    if (rc == 0 && edit->added_count > 0) {
-        rc = MUTATION(flush_dir_sync) ? 0 : sync_names(db, err);
-    }
-    if (rc == 0) {
-        rc = cursor_set_reserve(&edit->cursors, generation->cursors.count, err);
-        if (MUTATION(flush_cursors) && rc == 0) {
-            rc = cursor_set_reserve(&edit->cursors, db->cursors.count, err);
-        }
-    }
-    if (rc == 0) {
-        cursor_set_assign(&edit->cursors, MUTATION(flush_cursors) ? &db->cursors : &generation->cursors);
-        edit->has_position = true;
-        edit->last_sequence = generation->last_sequence;
-        edit->log_floor = log_floor;
-        rc = view_apply(db, edit, err);
-    }
-    if (rc == 0) {
-        work_count(&db->counters.flushes, 1);
-        work_count(&db->counters.bytes_flushed, bytes);
-    } else {
-        work_unlink_added(db, edit);
-    }
-    mutex_lock(&db->work_mu);
-    memset(db->slot_flushing, 0, sizeof db->slot_flushing);
-    mutex_unlock(&db->work_mu);
-    return rc;
-}
-
 int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
                           struct pleat_error *err) {
-    struct version *version = registry_current(db->registry);
     struct edit edit;
     edit_init(&edit, db->mem);
-    int rc = work_flush_runs(db, generation, log_floor, version, &edit, err);
+    int rc = flush_runs(db, generation, log_floor, &edit, err);
     edit_fini(&edit);
-    version_unref(version);
     return rc;
 }
 
@@ -169,7 +100,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
         sync_flushed(db, generation->last_sequence, &generation->cursors);
         sync_unlink_dead(db, log_floor);
     }
-    rc = work_flush_runs(db, generation, log_floor, before, &edit, &failure);
+    rc = flush_runs(db, generation, log_floor, &edit, &failure);
     if (rc == 0) {
         sync_flushed(db, generation->last_sequence, &generation->cursors);
         flow_flushed(db, arena_used(generation->arena));
@@ -201,12 +132,13 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     return rc;
 }
 
-/* Lets a compaction be interrupted between blocks for a flush that nobody has taken. */
+/* Lets a compaction be interrupted between blocks for a flush that nobody has taken, or for parts of one. */
 static void work_pause(void *context) {
     struct pleat_db *db = context;
     struct generation *oldest;
     if (db->options.background == PLEAT_BACKGROUND_THREADS && view_frozen_hint(db) && view_frozen(db, &oldest) > 0) {
-        (void)work_flush(db, NULL); /* a failure is kept in background_error and by the poison */
+        int rc = work_flush(db, NULL); /* a failure is kept in background_error and by the poison */
+        (void)(rc == PLEAT_END ? flush_help(db) : rc);
     }
 }
 
@@ -245,9 +177,9 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
         rc = view_apply(db, &edit, err);
     }
     if (rc == 0) {
-        work_count(job->is_move ? &db->counters.moves : &db->counters.compactions, 1);
-        work_count(&db->counters.bytes_in, result.bytes_in);
-        work_count(&db->counters.bytes_out, result.bytes_out);
+        db_count(job->is_move ? &db->counters.moves : &db->counters.compactions, 1);
+        db_count(&db->counters.bytes_in, result.bytes_in);
+        db_count(&db->counters.bytes_out, result.bytes_out);
         work_flow(db);
         warm_added(db, job->version, &edit, work_pause);
     } else if (!job->is_move) {
@@ -373,6 +305,7 @@ int work_run(void *context, unsigned worker) {
     struct pleat_db *db = context;
     (void)worker;
     int rc = work_flush(db, NULL);
+    rc = rc == PLEAT_END ? flush_help(db) : rc;
     rc = rc == PLEAT_END ? work_remove(db) : rc; /* one at a time: a flush may be due meanwhile */
     if (rc == PLEAT_END) {
         rc = work_compact(db, NULL);

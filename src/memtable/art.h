@@ -108,4 +108,8 @@ int art_walker_seek(struct art_walker *walker, const uint8_t *key, size_t key_by
                     uint32_t *ret_slot);
 int art_walker_step(struct art_walker *walker, uint32_t *ret_slot);
 
+/* A record with about as many keys before it as from it on, at least one on each side; NULL when the tree has no such.
+ * Judged by its top: some 64 subtrees side by side, which are taken to hold equally many. */
+const struct record *art_middle(uint8_t *base, uint32_t root);
+
 #endif

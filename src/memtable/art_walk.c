@@ -351,3 +351,67 @@ void art_walker_fini(struct art_walker *walker) {
         mem_free(walker->mem, walker->frames);
     }
 }
+
+/* ---- the middle ------------------------------------------------------------------------------------------------- */
+
+/* Subtrees side by side that are enough to find the middle among, and that are looked at. */
+#define MIDDLE_WANTED 64u
+#define MIDDLE_MAX 1024u
+
+static int frame_first(struct art_frame *frame, struct node *node) {
+    frame->node = node;
+    if (node_is_small(node)) {
+        frame_rank(frame, -1, NULL, NULL);
+        return slot_load(&node->term) != 0 ? 0 : 1;
+    }
+    return slot_load(&node->term) != 0 ? 0 : large_place_from(node, 0);
+}
+
+/* Puts what is below `slot` in its place, in order: what is behind its term and its children, or it itself when it is a
+ * record. Returns how many there are then in `to`, above MIDDLE_MAX when there is no room. */
+static size_t middle_unfold(uint8_t *base, uint32_t slot, uint32_t *to, size_t count) {
+    if (slot_is_record(slot)) {
+        if (count < MIDDLE_MAX) {
+            to[count] = slot;
+        }
+        return count + 1;
+    }
+    struct art_frame frame;
+    for (int place = frame_first(&frame, slot_node(base, slot)); place != PLACE_NONE && count <= MIDDLE_MAX;
+         place = frame_after(&frame, place, false)) {
+        if (count < MIDDLE_MAX) {
+            to[count] = frame_slot(&frame, place);
+        }
+        count++;
+    }
+    return count;
+}
+
+const struct record *art_middle(uint8_t *base, uint32_t root) {
+    uint32_t rows[2][MIDDLE_MAX] = {{root}};
+    size_t count = root != 0 ? 1 : 0;
+    unsigned row = 0;
+    while (count > 0 && count < MIDDLE_WANTED) {
+        size_t below = 0;
+        bool is_unfolded = false;
+        for (size_t i = 0; i < count && below <= MIDDLE_MAX; i++) {
+            is_unfolded = is_unfolded || !slot_is_record(rows[row][i]);
+            below = middle_unfold(base, rows[row][i], rows[1 - row], below);
+        }
+        if (!is_unfolded || below > MIDDLE_MAX) {
+            break;
+        }
+        row = 1 - row;
+        count = below;
+    }
+    if (count < 2) {
+        return NULL;
+    }
+    uint32_t slot = rows[row][count / 2];
+    while (!slot_is_record(slot)) {
+        struct art_frame frame;
+        int place = frame_first(&frame, slot_node(base, slot));
+        slot = frame_slot(&frame, place);
+    }
+    return slot_record(base, slot);
+}

@@ -175,6 +175,16 @@ int memtable_get(const struct memtable *table, const uint8_t *key, size_t key_by
     return 0;
 }
 
+int memtable_middle(const struct memtable *table, struct pleat_slice *ret_key) {
+    uint32_t root = atomic_load_explicit(&memtable_mutable(table)->root, memory_order_acquire); /* as in art_find */
+    const struct record *record = art_middle(table->base, root);
+    if (record == NULL) {
+        return PLEAT_ABSENT;
+    }
+    *ret_key = (struct pleat_slice){record->bytes, record->key_bytes};
+    return 0;
+}
+
 void memtable_stats_read(const struct memtable *table, struct memtable_stats *ret_stats) {
     ret_stats->records = atomic_load_explicit(&table->records, memory_order_relaxed);
     ret_stats->tombstones = atomic_load_explicit(&table->tombstones, memory_order_relaxed);

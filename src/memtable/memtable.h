@@ -100,6 +100,11 @@ void memtable_group_insert(struct memtable_group *group);
 int memtable_get(const struct memtable *table, const uint8_t *key, size_t key_bytes, uint64_t sequence,
                  struct entry *ret_entry);
 
+/* A key with about as many keys before it as from it on, at least one on each side: 0 with *ret_key borrowed from the
+ * arena, or PLEAT_ABSENT when there are too few. An estimate from the top of the tree, for sharing work out: even where
+ * keys spread evenly or count up, two thirds on one side in the worst of those. Cost: a thousand nodes at most. */
+int memtable_middle(const struct memtable *table, struct pleat_slice *ret_key);
+
 /* A source over what `sequence` may see: per key its newest record <= sequence. Borrowed bytes of `bounds` must outlive
  * it; the arena must, too. */
 int memtable_source_new(const struct mem *mem, const struct memtable *table, const struct source_bounds *bounds,

@@ -149,6 +149,23 @@ int edit_add_table(struct edit *edit, uint32_t space, unsigned level, struct tab
     return rc;
 }
 
+int edit_take_tables(struct edit *edit, struct edit *from, struct pleat_error *err) {
+    size_t count = from->added_count;
+    int rc = 0;
+    while (rc == 0 && edit->added_capacity - edit->added_count < count) {
+        rc = edit_grow(edit->mem, &edit->added, edit->added_capacity, &edit->added_capacity, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    if (count > 0) {
+        memcpy(edit->added + edit->added_count, from->added, count * sizeof *from->added);
+    }
+    edit->added_count += count;
+    from->added_count = 0;
+    return 0;
+}
+
 void edit_drop_table(struct edit *edit) {
     struct edit_table *added = &edit->added[--edit->added_count];
     table_ref_unref(added->ref);

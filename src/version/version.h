@@ -185,6 +185,8 @@ void edit_fini(struct edit *edit);
 /* Moves *meta into the edit (on an error the caller still owns it). */
 int edit_add_table(struct edit *edit, uint32_t space, unsigned level, struct table_meta *meta,
                    struct pleat_error *err);
+/* Moves all tables that `from` adds behind those that *edit adds; on an error nothing has moved. */
+int edit_take_tables(struct edit *edit, struct edit *from, struct pleat_error *err);
 /* Takes the last added table out again. */
 void edit_drop_table(struct edit *edit);
 int edit_remove_table(struct edit *edit, uint32_t space, unsigned level, uint64_t number, struct pleat_error *err);
