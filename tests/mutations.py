@@ -39,8 +39,9 @@ ARGUMENTS = {
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_memtable", "test_wal_damage", "test_wal", "test_wal_crash", "test_version",
             "test_version_disk", "test_table", "test_table_damage", "test_table_pages", "test_recovery",
-            "test_store_disk", "test_store_open", "test_store_cursor", "test_flush", "test_merge", "test_compaction",
-            "test_platform", "test_store", "crash_store", "fault_store", "model_store", "stress/position_stress"]
+            "test_recovery_tail", "test_store_disk", "test_store_open", "test_store_cursor", "test_flush",
+            "test_merge", "test_compaction", "test_platform", "test_store", "crash_store", "fault_store",
+            "model_store", "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
 CATCHERS = {
     "posix": "test_syscalls test_platform",
@@ -51,6 +52,8 @@ CATCHERS = {
     "wal_append_failed": "test_wal",
     "memtable": "test_memtable",
     "recover": "test_recovery crash_store",
+    "recover_begun": "test_recovery_tail",
+    "recover_rough": "test_recovery_tail",
     "sync": "test_recovery crash_store",
     "sync_record": "test_store_disk",
     "spare": "test_store_disk",

@@ -57,6 +57,8 @@
     X(recover_names, "F2 Q8", "not trusting the name of an earlier life's segment to be durable") \
     X(recover_goes_on, "F2 F6 Q10", "naming the old log's end in the first segment behind it") \
     X(recover_tail, "F3 Q10", "removing the segments behind the end of the log that goes on") \
+    X(recover_begun, "F2 F7 Q10", "writing all to tables when a segment that was begun lies behind the end") \
+    X(recover_rough, "F2 F3", "counting the entries of a record for the memory that it needs") \
     X(recover_floor, "F3 Q11", "keeping the segments of a recovered generation until the newer one is in tables, too") \
     X(recover_sweep_last, "F2 Q5", "sweeping last: dead segments go before the manifest says so") \
     X(recover_numbers, "F3 V6", "counting file numbers on from those that the directory shows") \

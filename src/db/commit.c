@@ -111,7 +111,7 @@ static int commit_check_spaces(const struct pleat_batch *batch, struct pleat_err
 /* Makes room for the record and its entries, freezing the active generation when it is full. commit_mu held. */
 static int commit_make_room(struct pleat_db *db, const struct pleat_batch *batch, struct pleat_error *err) {
     uint64_t record_bytes = wal_record_bytes(&batch->record);
-    uint64_t arena_bytes = batch->arena_bytes_max + 512 * (batch->space_count + 1);
+    uint64_t arena_bytes = generation_batch_bytes_max(batch->arena_bytes_max, batch->space_count);
     bool full = arena_used(db->active->arena) >= db->options.memtable_bytes ||
                 arena_available(db->active->arena) < arena_bytes ||
                 !wal_writer_fits(db->active_segment->writer, record_bytes);

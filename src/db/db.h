@@ -302,8 +302,11 @@ void insertion_begin(struct insertion *insertion, struct generation *generation,
 void insertion_step(struct insertion *insertion);
 /* Inserts, with the room reserved. */
 int insertion_finish(struct insertion *insertion, struct pleat_error *err);
-/* Arena bytes that inserting all entries of the view can take: a bound that does not look at them. */
-uint64_t generation_bytes_max(struct wal_view view);
+/* Arena bytes that a batch of so many spaces may take, with the sum of memtable_entry_bytes_max of its entries. */
+uint64_t generation_batch_bytes_max(uint64_t entries_bytes_max, size_t spaces);
+/* The same of a record: just what its commit has reserved, so that what fitted then fits again; or a bound that does
+ * not look at the entries, where that is not above `enough`. */
+uint64_t generation_bytes_max(struct wal_view view, uint64_t enough);
 /* Freezes the active generation with its segment and starts the next, with room for at least `arena_bytes` and a record
  * of `record_bytes`. commit_mu held. Nothing changed on an error. */
 int generation_rotate(struct pleat_db *db, uint64_t arena_bytes, uint64_t record_bytes, struct pleat_error *err);

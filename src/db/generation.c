@@ -11,8 +11,8 @@
 
 /* A commit of so many entries is decoded before its record is in the log, and asks for memory meanwhile. */
 #define INSERT_AHEAD_MAX MEMTABLE_GROUP
-/* Arena room for making memtables, beyond what the entries need. */
-#define TABLE_ROOM 256
+/* Arena room for making a memtable, beyond what the entries need. */
+#define TABLE_ROOM 512
 /* What a batch may take at the very most is far more than it does (a node that grows to 256 children), so an arena has
  * twice the address space that a generation fills: no memory, and no rotation before it is due. */
 #define ARENA_SLACK_BYTES (256u << 10)
@@ -85,10 +85,32 @@ struct memtable *generation_table_new(struct generation *generation, uint32_t sl
     return table;
 }
 
-uint64_t generation_bytes_max(struct wal_view view) {
+uint64_t generation_batch_bytes_max(uint64_t entries_bytes_max, size_t spaces) {
+    return entries_bytes_max + TABLE_ROOM * (spaces + 1);
+}
+
+uint64_t generation_bytes_max(struct wal_view view, uint64_t enough) {
     uint64_t rounding = 64; /* of each entry, far above the arena's unit */
-    return view.entry_count * (memtable_entry_bytes_max(0, 0) + rounding + TABLE_ROOM) +
-           (uint64_t)(view.entries_end - view.entries) + TABLE_ROOM;
+    uint64_t rough = view.entry_count * (memtable_entry_bytes_max(0, 0) + rounding + TABLE_ROOM) +
+                     (uint64_t)(view.entries_end - view.entries) + TABLE_ROOM;
+    if (rough <= enough || MUTATION(recover_rough)) {
+        return rough;
+    }
+    struct entry entry;
+    uint32_t space, seen[LIMIT_SPACES];
+    size_t spaces = 0;
+    uint64_t bytes = 0;
+    while (wal_view_entry(&view, &space, &entry) == 0) { /* it decodes: wal_reader_next saw to that */
+        size_t i = spaces > 0 && seen[0] == space ? 1 : spaces;
+        while (i > 0 && seen[i - 1] != space) {
+            i--;
+        }
+        if (i == 0 && spaces < LIMIT_SPACES) { /* more are refused when they are looked for */
+            seen[spaces++] = space;
+        }
+        bytes += memtable_entry_bytes_max(entry.key_bytes, entry.value_bytes);
+    }
+    return generation_batch_bytes_max(bytes, spaces);
 }
 
 /* Takes entries off the view until the group is full or the view at its end; `make` makes tables that are missing. */

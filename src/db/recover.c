@@ -38,10 +38,9 @@
 /* Every store counts from 1 by ones. */
 #define RECOVER_COUNTER_MAX (UINT64_MAX / 8)
 
-static void recover_evidence(struct recovery *recovery, uint64_t segment, uint64_t durable) {
+static void recover_evidence(struct recovery *recovery, uint64_t durable) {
     if (durable > recovery->durable_evidence) {
         recovery->durable_evidence = durable;
-        recovery->evidence_segment = segment;
     }
 }
 
@@ -73,7 +72,7 @@ static int recover_scan_records(struct recovery *recovery, struct wal_reader *re
     uint64_t offset = wal_reader_offset(reader);
     int rc;
     while ((rc = wal_reader_next(reader, recovery->floor_sequence, &view, err)) == 0) {
-        recover_evidence(recovery, number, view.durable_sequence);
+        recover_evidence(recovery, view.durable_sequence);
         if (*follow && view.sequence > recovery->floor_sequence && view.sequence != recovery->last_sequence + 1 &&
             !MUTATION(recover_dense) && !MUTATION(recover_order)) {
             recover_end(recovery, number); /* a hole in front of this record: the rest is evidence */
@@ -126,7 +125,7 @@ static int recover_header(struct recovery *recovery, const struct wal_header *he
         return rc;
     }
     if (predecessor->segment == 0) {
-        recover_evidence(recovery, header->segment, predecessor->last_sequence);
+        recover_evidence(recovery, predecessor->last_sequence);
     } else if (predecessor->segment >= recovery->log_floor && !recover_has_segment(recovery, predecessor->segment) &&
                (predecessor->last_sequence > recovery->history_sequence || MUTATION(recover_names))) {
         return recover_lost(predecessor->segment, "the file is missing; the live segment behind it", header->segment,
@@ -157,13 +156,15 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
             (void)error_set(err, probe, probe_error.os_errno, "%s", probe_error.message);
             return probe;
         }
-        recover_evidence(recovery, number, durable);
+        recovery->begun_segment = any_record ? number : recovery->begun_segment;
+        recover_evidence(recovery, durable);
         recover_end(recovery, number);
         return 0;
     }
     if (rc < 0) {
         return error_set(err, rc, header_error.os_errno, "%s", header_error.message);
     }
+    recovery->begun_segment = number;
     rc = recover_header(recovery, wal_reader_header(reader), err);
     if (rc == 0 && number <= recovery->log_synced && wal_reader_header(reader)->missing_bytes > 0) {
         rc = recover_lost(number, "bytes are missing at the end of a segment that was synced",
@@ -181,7 +182,7 @@ static int recover_scan(struct recovery *recovery, uint64_t number, struct pleat
     struct wal_end end;
     rc = rc == PLEAT_END ? wal_reader_end(reader, &end, err) : rc;
     if (rc == 0) {
-        recover_evidence(recovery, number, end.durable_sequence);
+        recover_evidence(recovery, end.durable_sequence);
         recovery->segments++;
         if (follow) {
             recovery->tail = end.tail;
@@ -325,8 +326,7 @@ static int recover_write(struct recovery *recovery, bool was_clean, const struct
     return rc;
 }
 
-/* Q3: whether all that had been durable was read. What LOCK notes is evidence apart from the segments': it must not
- * hide which of them holds evidence of its own (redo_remove_tail). */
+/* Q3: whether all that had been durable was read. */
 static int recover_check_end(const struct recovery *recovery, struct pleat_error *err) {
     struct pleat_db *db = recovery->db;
     uint64_t noted = durable_note_read(registry_store(db->registry), db->lock, &db->durable_note);

@@ -14,7 +14,7 @@ struct recovery {
     uint64_t floor_sequence;   /* L */
     uint64_t last_sequence;    /* where the log ends */
     uint64_t durable_evidence; /* the highest sequence that anything valid calls durable */
-    uint64_t evidence_segment;
+    uint64_t begun_segment;    /* the last with anything valid in it */
     uint64_t end_segment;      /* where the end lies, and ... */
     uint64_t end_offset;       /* ... at which byte */
     struct wal_tail tail;      /* of the last segment followed */

@@ -14,7 +14,8 @@
  * power was lost, and then not this life's, for the chain is broken.
  *
  *   Q10  While records are only in segments of earlier lives, the first segment of this life names the exact end of the
- *       newest of them, and no other live segment lies between: it is followed by the next recovery.
+ *       newest of them, and no other live segment lies between: it is followed by the next recovery. Where one that
+ *       was begun does, they are written to tables first, and it dies with them.
  *   Q11  A recovered generation that is in tables has not made segments dead that an unflushed one needs: only the
  *        flush of the last one raises the log floor.
  */
@@ -106,19 +107,21 @@ static int redo_freeze(struct recovery *recovery, struct pleat_error *err) {
 }
 
 /* Whether the newest generation takes the record. */
-static bool redo_fits(const struct recovery *recovery, uint64_t bytes) {
+static bool redo_fits(const struct recovery *recovery, struct wal_view view) {
     if (recovery->count == 0) {
         return false;
     }
     const struct arena *arena = recovery->generations[0]->arena;
-    return arena_used(arena) < recovery->db->options.memtable_bytes && arena_available(arena) >= bytes;
+    size_t available = arena_available(arena);
+    return arena_used(arena) < recovery->db->options.memtable_bytes &&
+           generation_bytes_max(view, available) <= available;
 }
 
-static int redo_begin(struct recovery *recovery, uint64_t segment, uint64_t sequence, uint64_t bytes,
-                      struct pleat_error *err) {
+static int redo_begin(struct recovery *recovery, uint64_t segment, struct wal_view view, struct pleat_error *err) {
     struct generation *next;
+    uint64_t bytes = generation_bytes_max(view, generation_arena_bytes(&recovery->db->options));
     int rc = redo_freeze(recovery, err);
-    rc = rc == 0 ? generation_new(recovery->db, bytes, segment, sequence, &next, err) : rc;
+    rc = rc == 0 ? generation_new(recovery->db, bytes, segment, view.sequence, &next, err) : rc;
     if (rc < 0) {
         return rc;
     }
@@ -131,11 +134,10 @@ static int redo_begin(struct recovery *recovery, uint64_t segment, uint64_t sequ
 int redo_record(struct recovery *recovery, uint64_t segment, uint64_t offset, struct wal_view view,
                 struct pleat_error *err) {
     unsigned count_max = recovery->db->read_only ? DB_GENERATIONS_MAX : RECOVERED_GENERATIONS_MAX;
-    uint64_t bytes = generation_bytes_max(view);
     int rc = 0;
-    if (!recovery->full && !redo_fits(recovery, bytes)) {
+    if (!recovery->full && !redo_fits(recovery, view)) {
         recovery->full = recovery->count == count_max;
-        rc = recovery->full ? 0 : redo_begin(recovery, segment, view.sequence, bytes, err);
+        rc = recovery->full ? 0 : redo_begin(recovery, segment, view, err);
     }
     if (rc < 0) {
         return rc;
@@ -196,11 +198,10 @@ static int redo_segment(struct recovery *recovery, uint64_t number, struct pleat
         if (view.sequence > recovery->last_sequence) {
             break;
         }
-        uint64_t bytes = generation_bytes_max(view);
-        if (!redo_fits(recovery, bytes)) {
+        if (!redo_fits(recovery, view)) {
             rc = redo_freeze(recovery, err);
             rc = rc == 0 ? redo_flush(recovery, err) : rc;
-            rc = rc == 0 ? redo_begin(recovery, number, view.sequence, bytes, err) : rc;
+            rc = rc == 0 ? redo_begin(recovery, number, view, err) : rc;
         }
         rc = rc == 0 ? redo_apply(recovery, number, offset, view, err) : rc;
         if (rc < 0) {
@@ -234,14 +235,16 @@ int redo_rest(struct recovery *recovery, struct pleat_error *err) {
 
 /* ---- to the background ------------------------------------------------------------------------------------------ */
 
-/* Q10: removes the live segments behind the end. False when they are not gone, or must stay until all is in tables: the
- * next recovery would look for one that the manifest calls synced (Q8), or for evidence that only they hold (Q3). */
+/* Q10: removes the live segments behind the end. False when they are not gone, or must stay until all is in tables:
+ * with anything valid in one, the next recovery would look for what it names (Q8), for one that the manifest calls
+ * synced, or for evidence that only it holds (Q3), and might meet any part of them, as they go one by one and their
+ * names may come back. */
 static bool redo_remove_tail(const struct recovery *recovery) {
     const struct db_listing *listing = recovery->listing;
     if (!recovery->has_tail || recovery->tail.last_sequence != recovery->last_sequence) {
         return false; /* a segment ends behind a hole: nothing can follow it */
     }
-    if (recovery->evidence_segment > recovery->tail.segment && recovery->durable_evidence > recovery->floor_sequence) {
+    if (recovery->begun_segment > recovery->tail.segment && !MUTATION(recover_begun)) {
         return false;
     }
     for (size_t i = 0; i < listing->segment_count; i++) {
@@ -250,8 +253,7 @@ static bool redo_remove_tail(const struct recovery *recovery) {
         if (listing->segments[i] <= recovery->tail.segment || MUTATION(recover_tail)) {
             continue;
         }
-        if (listing->segments[i] <= recovery->log_synced ||
-            recovery->db->vfs->dir_unlink(recovery->db->dir, name, NULL) < 0) {
+        if (recovery->db->vfs->dir_unlink(recovery->db->dir, name, NULL) < 0) {
             return false;
         }
     }
