@@ -454,6 +454,7 @@ static int child_calls(struct room *room, struct pleat_batch *batch) {
         pleat_snapshot_new(room->db, &snapshot, NULL),
         pleat_cursor_read(room->db, NONE, PLEAT_APPLIED, &cursor, NULL),
         pleat_sync(room->db, NULL),
+        pleat_wait_durable(room->db, 0, 0, NULL),
         pleat_flush(room->db, NULL),
         pleat_settle(room->db, NULL, NULL, NULL),
         pleat_compact(room->space, NULL, NULL, NULL),

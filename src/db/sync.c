@@ -403,13 +403,16 @@ int pleat_wait_durable(struct pleat_db *db, uint64_t sequence, uint64_t timeout_
     if (db == NULL) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "db is NULL");
     }
+    int rc = db_check_owner(db, err);
+    if (rc < 0) {
+        return rc;
+    }
     if (sequence > db_applied(db)) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "sequence is %llu, the last commit has %llu",
                          (unsigned long long)sequence, (unsigned long long)db_applied(db));
     }
     uint64_t begin = db->vfs->now_ns(db->vfs);
     uint64_t timeout_ns = timeout_ms > UINT64_MAX / 1000000 ? UINT64_MAX : timeout_ms * 1000000;
-    int rc = 0;
     mutex_lock(&db->sync_mu);
     while (db_durable(db) < sequence) {
         rc = db_writable(db, err);
