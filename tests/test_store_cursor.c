@@ -250,6 +250,31 @@ Test(fence, other_incarnation_is_refused_unless_replaced) {
     room_end(&room);
 }
 
+/* The new stream counts from its own beginning: its small positions were not applied before. */
+Test(fence, batch_of_a_new_incarnation_is_not_skipped) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    struct pleat_commit_options skip = {.size = sizeof skip, .skip_if_applied = true};
+    struct pleat_cursor cursor = {.value = TEXT("0100"), .incarnation = TEXT("stream a")};
+    struct pleat_batch *batch = batch_of(&room);
+    OK(pleat_batch_set_cursor(batch, &cursor, &room.err));
+    OK(pleat_commit(room.db, batch, &skip, NULL, &room.err));
+    pleat_batch_clear(batch);
+    cursor = (struct pleat_cursor){
+        .value = TEXT("0001"), .incarnation = TEXT("stream b"), .replace_incarnation = true};
+    OK(pleat_batch_put(batch, room.space, TEXT("key"), TEXT("of b"), &room.err));
+    OK(pleat_batch_set_cursor(batch, &cursor, &room.err));
+    OK(pleat_commit(room.db, batch, &skip, NULL, &room.err));
+    cr_assert(cursor_is(&room, PLEAT_APPLIED, "", "0001"));
+    struct pleat_value value;
+    OK(pleat_get(room.space, NULL, TEXT("key"), &value, &room.err));
+    pleat_value_release(&value);
+    cr_assert_eq(pleat_commit(room.db, batch, &skip, NULL, &room.err), PLEAT_SKIPPED, "the same again");
+    pleat_batch_free(batch);
+    room_end(&room);
+}
+
 /* ---- durability ------------------------------------------------------------------------------------------------- */
 
 Test(durable, lags_behind_applied_until_a_sync) {

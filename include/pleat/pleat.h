@@ -303,7 +303,8 @@ enum pleat_commit_sync {
 struct pleat_commit_options {
     size_t size;          /* sizeof of this struct: set by PLEAT_COMMIT_OPTIONS */
     uint32_t sync;        /* enum pleat_commit_sync */
-    bool skip_if_applied; /* PLEAT_SKIPPED when every cursor the batch sets is <= the stored one as bytes */
+    bool skip_if_applied; /* PLEAT_SKIPPED when every cursor the batch sets is <= the stored one as bytes, and of the
+                           * same incarnation as far as both are said */
     uint8_t unused[3];
     struct pleat_cursor_value *actual; /* may be NULL; on PLEAT_ERR_MISMATCH the stored cursor of the name at fault */
     bool *actual_present;              /* may be NULL; whether there is a stored one */
@@ -417,7 +418,8 @@ struct pleat_iter_options {
 PLEAT_API int pleat_iter_new(struct pleat_space *space, const struct pleat_iter_options *options,
                              struct pleat_iter **ret_iter, struct pleat_error *err);
 PLEAT_API void pleat_iter_free(struct pleat_iter *iter);
-/* Each returns 0 on an entry, PLEAT_END when there is none, or an error. */
+/* Each returns 0 on an entry, PLEAT_END when there is none, or an error; after an error next and prev return it again,
+ * and the others try anew. The key of a seek may lie in what the iterator lends. */
 PLEAT_API int pleat_iter_first(struct pleat_iter *iter, struct pleat_error *err);
 PLEAT_API int pleat_iter_last(struct pleat_iter *iter, struct pleat_error *err);
 PLEAT_API int pleat_iter_seek(struct pleat_iter *iter, struct pleat_slice key, struct pleat_error *err); /* >= key */

@@ -81,13 +81,13 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
     while (wal_view_cursor(&view, &cursor) == 0) {
         const struct cursor_entry *stored = cursor_set_find(&db->cursors, cursor.name, cursor.name_bytes);
         fresh += stored == NULL;
-        if (stored != NULL && cursor.incarnation_bytes > 0 && stored->incarnation_bytes > 0 &&
-            !cursor.replace_incarnation &&
-            !commit_same(stored->incarnation, stored->incarnation_bytes, cursor.incarnation,
-                         cursor.incarnation_bytes)) {
+        bool is_other = stored != NULL && cursor.incarnation_bytes > 0 && stored->incarnation_bytes > 0 &&
+                        !commit_same(stored->incarnation, stored->incarnation_bytes, cursor.incarnation,
+                                     cursor.incarnation_bytes);
+        if (is_other && !cursor.replace_incarnation) {
             return commit_mismatch(db, options, stored, err, "incarnation", cursor.incarnation_bytes);
         }
-        all_applied = all_applied && stored != NULL &&
+        all_applied = all_applied && stored != NULL && !is_other && /* positions of two streams do not compare */
                       key_compare(cursor.value, cursor.value_bytes, stored->value, stored->value_bytes) <= 0;
     }
     if (db->cursors.count + fresh > LIMIT_CURSORS) {
