@@ -7,6 +7,7 @@
  *       a scan of a small range never walks what was deleted beyond it.
  *   I2  An iterator holds one counted reference on its view: what it sees never changes.
  *   I3  Prefix bounds are exact: the least key above all with the prefix, none for 0xff... (key_prefix_bound).
+ *   I4  A key that is sought may lie in what the current entry lends: it is copied before any source moves.
  */
 #include "base/assert.h"
 #include "base/bytes.h"
@@ -24,6 +25,9 @@ struct pleat_iter {
     bool empty;      /* bounds that exclude everything */
     bool is_merge;   /* of more than one source */
     int last_move;   /* of PLEAT_END: > 0 off the end, < 0 off the beginning */
+    int failure;     /* of the last move; the source has the text */
+    uint8_t *target; /* NULL, or room for a key that was sought and lay in the entry (I4) */
+    size_t target_room;
     uint8_t bytes[]; /* copies of lower, upper and prefix, and room for the prefix's bound */
 };
 
@@ -301,6 +305,7 @@ void pleat_iter_free(struct pleat_iter *iter) {
     if (iter != NULL) {
         struct pleat_db *db = iter->db;
         source_free(iter->source);
+        mem_free(db->mem, iter->target);
         if (iter->view != NULL) {
             view_let_go(db, iter->view);
         }
@@ -318,6 +323,7 @@ static int iter_settle(struct pleat_iter *iter, int rc, int direction, struct pl
     }
     iter->on_entry = rc == 0;
     iter->last_move = rc == PLEAT_END ? direction : 0;
+    iter->failure = rc < 0 ? rc : 0;
     if (UNLIKELY(rc < 0)) {
         (void)error_set(err, rc, source->error.os_errno, "%s", source->error.message);
     }
@@ -346,6 +352,46 @@ int pleat_iter_last(struct pleat_iter *iter, struct pleat_error *err) {
     return rc < 0 ? rc : iter_settle(iter, iter->source->ops->last(iter->source), -1, err);
 }
 
+/* A step from no entry. The end of a walk that failed is not its end: an answer of PLEAT_END would say that all was
+ * seen. */
+static int iter_step_from_none(struct pleat_iter *iter, int direction, struct pleat_error *err) {
+    if (UNLIKELY(iter->failure != 0)) {
+        return error_set(err, iter->failure, iter->source->error.os_errno, "%s", iter->source->error.message);
+    }
+    if (iter->last_move * direction >= 0) {
+        return PLEAT_END; /* off this end, or nowhere yet: still none */
+    }
+    return direction > 0 ? pleat_iter_first(iter, err) : pleat_iter_last(iter, err);
+}
+
+/* Whether bytes of the key lie in [data, data + bytes). */
+static bool slice_meets(struct pleat_slice key, const uint8_t *data, size_t bytes) {
+    uintptr_t begin = (uintptr_t)key.data, from = (uintptr_t)data;
+    return data != NULL && begin < from + bytes && from < begin + key.bytes;
+}
+
+/* I4. The first move of a source may overwrite or let go of what its entry lent. */
+static int iter_own_key(struct pleat_iter *iter, struct pleat_slice *key, struct pleat_error *err) {
+    const struct entry *entry = &iter->source->entry;
+    bool is_lent = iter->on_entry && (slice_meets(*key, entry->key, entry->key_bytes) ||
+                                      slice_meets(*key, entry->value, entry->value_bytes) ||
+                                      slice_meets(*key, entry->version, entry->version_bytes));
+    if (LIKELY(!is_lent)) {
+        return 0;
+    }
+    if (key->bytes > iter->target_room) {
+        uint8_t *target = mem_resize(iter->db->mem, iter->target, key->bytes);
+        if (target == NULL) {
+            return error_no_memory(err, "the key of a seek", key->bytes);
+        }
+        iter->target = target;
+        iter->target_room = key->bytes;
+    }
+    memcpy(iter->target, key->data, key->bytes);
+    key->data = iter->target;
+    return 0;
+}
+
 static int iter_check_key(struct pleat_slice key, struct pleat_error *err) {
     if (key.bytes > LIMIT_KEY_BYTES + 1 || (key.data == NULL && key.bytes > 0)) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "key of %zu bytes%s, the limit is %u", key.bytes,
@@ -358,6 +404,7 @@ int pleat_iter_seek(struct pleat_iter *iter, struct pleat_slice key, struct plea
     error_clear(err);
     int rc = iter_check(iter, err);
     rc = rc == 0 ? iter_check_key(key, err) : rc;
+    rc = rc == 0 ? iter_own_key(iter, &key, err) : rc;
     return rc < 0 ? rc : iter_settle(iter, iter->source->ops->seek(iter->source, key.data, key.bytes), 1, err);
 }
 
@@ -365,6 +412,7 @@ int pleat_iter_seek_before(struct pleat_iter *iter, struct pleat_slice key, stru
     error_clear(err);
     int rc = iter_check(iter, err);
     rc = rc == 0 ? iter_check_key(key, err) : rc;
+    rc = rc == 0 ? iter_own_key(iter, &key, err) : rc;
     return rc < 0 ? rc : iter_settle(iter, iter->source->ops->seek_before(iter->source, key.data, key.bytes), -1, err);
 }
 
@@ -374,8 +422,8 @@ int pleat_iter_next(struct pleat_iter *iter, struct pleat_error *err) {
     if (UNLIKELY(rc < 0)) {
         return rc;
     }
-    if (UNLIKELY(!iter->on_entry)) { /* off the beginning: the first; off the end, or nowhere yet: still none */
-        return iter->last_move < 0 ? pleat_iter_first(iter, err) : PLEAT_END;
+    if (UNLIKELY(!iter->on_entry)) {
+        return iter_step_from_none(iter, 1, err);
     }
     return iter_settle(iter, iter->source->ops->next(iter->source), 1, err);
 }
@@ -387,7 +435,7 @@ int pleat_iter_prev(struct pleat_iter *iter, struct pleat_error *err) {
         return rc;
     }
     if (UNLIKELY(!iter->on_entry)) {
-        return iter->last_move > 0 ? pleat_iter_last(iter, err) : PLEAT_END;
+        return iter_step_from_none(iter, -1, err);
     }
     return iter_settle(iter, iter->source->ops->prev(iter->source), -1, err);
 }
