@@ -366,6 +366,9 @@ int view_acquire(struct pleat_db *db, struct view **ret_view, struct pleat_error
 int view_acquire_at(struct pleat_db *db, struct view **ret_view, uint64_t *ret_sequence, struct pleat_error *err);
 /* True: it was the last reference, and the view's parts were let go. */
 bool view_unref(struct view *view);
+/* On a full disk: lets go of views that no reader sees any more, and removes the files of all dead tables; whether
+ * there were any. May be called with commit_mu held. */
+bool view_give_space(struct pleat_db *db);
 /* Sees to the removal of files of dead tables, if there are any: wakes a worker, or does it where there are none. No
  * lock held, not while the store is opened or closed. */
 void view_remove_files(struct pleat_db *db);

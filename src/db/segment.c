@@ -25,7 +25,7 @@
  *   J3  Spare and kept file take no space that something else lacks: when a background job, or what a caller does to a
  *       space, finds the disk full they are removed, and there are none before the next rotation. The kept one is
  *       removed as well when a rotation finds the disk full, and when nothing was flushed for a while. Files of dead
- *       tables give way with them.
+ *       tables give way with them, also of those that only a view holds which no reader sees.
  */
 #include "base/assert.h"
 #include "db/db.h"
@@ -284,7 +284,7 @@ int segment_next_number(struct pleat_db *db, uint64_t active, uint64_t record_by
 /* J3, where there is no spare: whether anything was removed. */
 static bool segment_give_space(struct pleat_db *db) {
     bool any = dead_drop(db);
-    return table_ref_remove_all_dead(db->registry) || any;
+    return view_give_space(db) || any;
 }
 
 /* The spare, if it has this number. */

@@ -48,10 +48,8 @@ static void view_reclaim(struct epoch_retired *retired, void *context) {
     mutex_unlock(&db->sweep_mu);
 }
 
-void view_sweep(struct pleat_db *db, bool wait) {
-    if (wait) {
-        epoch_synchronize(db->epoch);
-    }
+/* Lets go of the views that no reader sees any more, as far as that is known. */
+static void view_unref_swept(struct pleat_db *db) {
     mutex_lock(&db->sweep_mu);
     struct view *view = db->swept;
     db->swept = NULL;
@@ -61,9 +59,22 @@ void view_sweep(struct pleat_db *db, bool wait) {
         view_unref(view); /* the store's own reference */
         view = next;
     }
+}
+
+void view_sweep(struct pleat_db *db, bool wait) {
+    if (wait) {
+        epoch_synchronize(db->epoch);
+    }
+    view_unref_swept(db);
     if (db->options.background == PLEAT_BACKGROUND_STEPS) {
         view_remove_files(db);
     }
+}
+
+bool view_give_space(struct pleat_db *db) {
+    epoch_collect(db->epoch);
+    view_unref_swept(db);
+    return table_ref_remove_all_dead(db->registry);
 }
 
 void view_remove_files(struct pleat_db *db) {

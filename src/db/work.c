@@ -44,7 +44,7 @@ int work_flush_generation(struct pleat_db *db, struct generation *generation, ui
 
 void work_give_space(struct pleat_db *db) {
     segment_drop_spare(db); /* J3 */
-    (void)table_ref_remove_all_dead(db->registry);
+    (void)view_give_space(db);
 }
 
 /* Remembers a failure. Its files are gone and its inputs are untouched, so it is tried again with new files, unless the
