@@ -1,4 +1,5 @@
 /* test_store_input.c - what pleat.h refuses: every call with arguments that make no sense, and nothing changed. */
+#include "base/limits.h"
 #include "support/store_room.h"
 
 Test(input, options_outside_their_limits_are_refused_by_name_value_and_limit) {
@@ -12,7 +13,9 @@ Test(input, options_outside_their_limits_are_refused_by_name_value_and_limit) {
     REFUSED_OPTION("file_mode is 512", .file_mode = 01000);
     REFUSED_OPTION("cache_bytes is 1,", .cache_bytes = 1);
     REFUSED_OPTION("memtable_bytes is 1023, the limits are 1024 to", .memtable_bytes = 1023);
+    REFUSED_OPTION("memtable_bytes is 7516192769,", .memtable_bytes = (7ull << 30) + 1);
     REFUSED_OPTION("table_bytes is 1,", .table_bytes = 1);
+    REFUSED_OPTION("table_bytes is 4294967297,", .table_bytes = (4ull << 30) + 1);
     REFUSED_OPTION("level_base_bytes is 1,", .level_base_bytes = 1);
     REFUSED_OPTION("level_ratio is 1,", .level_ratio = 1);
     REFUSED_OPTION("level0_tables is 17,", .level0_tables = 17);
@@ -37,6 +40,27 @@ Test(input, options_outside_their_limits_are_refused_by_name_value_and_limit) {
     cr_assert_null(db);
     longer.newer = 0;
     OK(pleat_open(room.path, &longer.options, &room.db, &room.err));
+    room_end(&room);
+}
+
+/* What the limits allow is possible: twice the memtable is an arena, and of the address space of that there is enough.
+ */
+Test(input, options_at_their_limits_open_a_store) {
+    struct room room;
+    room_begin(&room);
+    room.options.memtable_bytes = 7ull << 30;
+    room.options.table_bytes = 4ull << 30;
+    room.options.value_bytes_max = UINT32_MAX;
+    room_open(&room);
+    struct pleat_batch *batch;
+    OK(pleat_batch_new(room.db, &batch, &room.err));
+    struct pleat_slice value = {"one byte, in truth", LIMIT_ENTRY_BYTES};
+    REFUSED(PLEAT_ERR_INVALID, "4294967168 bytes together, the limit is 4294967167",
+            pleat_batch_put(batch, room.space, TEXT("k"), value, &room.err));
+    OK(pleat_batch_put(batch, room.space, TEXT("k"), TEXT("v"), &room.err));
+    OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    OK(pleat_flush(room.db, &room.err));
+    pleat_batch_free(batch);
     room_end(&room);
 }
 

@@ -114,6 +114,22 @@ Test(index_node, covers_no_more_than_offsets_can_say) {
     cr_assert_not_null(strstr(err.message, "2147483648"), "%s", err.message);
 }
 
+/* Three blocks of huge values fill a page that takes four of others at least. */
+Test(index_node, a_page_ends_where_its_offsets_do) {
+    struct table_index_builder index = {.page_bytes = table_index_page_bytes(8192)};
+    struct pleat_error err = {0};
+    for (uint32_t i = 0; i < 10; i++) {
+        uint8_t separator[1] = {(uint8_t)(i + 1)};
+        cr_assert(i == 0 || table_index_add_separator(&mem_system, &index, separator, 1, &err) == 0, "%s", err.message);
+        cr_assert_eq(table_index_add_block(&mem_system, &index, 800u << 20, 800u << 20, &err), 0, "%s", err.message);
+    }
+    cr_assert_eq(table_index_close(&mem_system, &index, &err), 0, "%s", err.message);
+    cr_assert_eq(index.pages, 4, "three, three, three and one");
+    cr_assert_eq(table_index_start_of(&index, 1).block, 3);
+    cr_assert_eq(table_index_start_of(&index, 1).offset, 3 * ((800ull << 20) + TABLE_HEADER_BYTES));
+    table_index_builder_fini(&mem_system, &index);
+}
+
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
 
 static struct table_builder_options options_usual(void) {

@@ -146,7 +146,8 @@ struct pleat_options {
     uint64_t level_base_bytes;   /* least target size of the first sorted level; default 256 MiB */
     uint32_t level_ratio;        /* size ratio of neighbouring levels; default 10 */
     uint32_t level0_tables;      /* runs in level 0 that start a compaction; default 4 */
-    uint64_t value_bytes_max;    /* larger values are refused; default 256 MiB */
+    uint64_t value_bytes_max;    /* larger values are refused; default 256 MiB. Key, value and version together are at
+                                  * most 4,294,967,167 bytes */
     uint32_t background;         /* enum pleat_background */
     uint32_t background_threads; /* default 2 */
     bool log_by_write;           /* write the log with pwrite instead of through a mapping */

@@ -9,6 +9,7 @@
 
 #define LIMIT_KEY_BYTES 65535u               /* a key, any content, the empty one included */
 #define LIMIT_VALUE_BYTES 4294967295ull     /* a value by format; an option sets a lower limit */
+#define LIMIT_ENTRY_BYTES 4294967167ull     /* key, value and version: a block of one entry has a length of 32 bits */
 #define LIMIT_VERSION_BYTES 32u              /* the caller's version beside a value */
 #define LIMIT_CURSOR_BYTES 1024u             /* a resume cursor */
 #define LIMIT_CURSOR_NAME_BYTES 255u         /* its name; the default name is empty */

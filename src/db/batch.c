@@ -110,6 +110,12 @@ static int batch_add(struct pleat_batch *batch, struct pleat_space *space, struc
         return error_set(err, PLEAT_ERR_INVALID, 0, "value of %zu bytes, the limit is %" PRIu64, value.bytes,
                          batch->db->options.value_bytes_max);
     }
+    uint64_t entry_bytes = (uint64_t)key.bytes + value.bytes + (attributes != NULL ? attributes->version.bytes : 0);
+    if (entry_bytes > LIMIT_ENTRY_BYTES) {
+        return error_set(err, PLEAT_ERR_INVALID, 0,
+                         "key, value and version of %" PRIu64 " bytes together, the limit is %llu", entry_bytes,
+                         LIMIT_ENTRY_BYTES);
+    }
     struct entry entry = {
         .key = key.data,
         .key_bytes = (uint32_t)key.bytes,

@@ -30,8 +30,8 @@ static const struct option_row store_rows[] = {
     ROW(pleat_options, sync_interval_ms, 1000, 1, 86400000, "ms"),
     ROW(pleat_options, sync_interval_bytes, 64ull << 20, 1, 1ull << 40, "bytes"),
     ROW(pleat_options, cache_bytes, 256ull << 20, 64ull << 10, 1ull << 44, "bytes"),
-    ROW(pleat_options, memtable_bytes, 64ull << 20, 1ull << 10, 8ull << 30, "bytes"),
-    ROW(pleat_options, table_bytes, 64ull << 20, 1ull << 10, 64ull << 30, "bytes"),
+    ROW(pleat_options, memtable_bytes, 64ull << 20, 1ull << 10, 7ull << 30, "bytes"), /* twice that is an arena */
+    ROW(pleat_options, table_bytes, 64ull << 20, 1ull << 10, 4ull << 30, "bytes"), /* and its index below 2 GiB */
     ROW(pleat_options, level_base_bytes, 256ull << 20, 1ull << 10, 1ull << 44, "bytes"),
     ROW(pleat_options, level_ratio, 10, 2, 100, "times"),
     ROW(pleat_options, level0_tables, 4, 1, 16, "tables"),

@@ -54,6 +54,9 @@
 /* Flag; version length and version; deadline. */
 #define BLOCK_ATTRIBUTE_BYTES_MAX (1u + 1u + LIMIT_VERSION_BYTES + 8u)
 
+static_assert(BLOCK_HEADER_BYTES + 1 + 4 + 1 + 2 * VARINT32_BYTES_MAX + BLOCK_ATTRIBUTE_BYTES_MAX + LIMIT_ENTRY_BYTES <=
+                  UINT32_MAX,
+              "every entry makes a block: header, fingerprint, offset, head, lengths, attributes, key and value");
 static_assert(1 + 2 * VARINT32_BYTES_MAX + BLOCK_ATTRIBUTE_BYTES_MAX <= BLOCK_READ_BEYOND,
               "parsing an entry's head never leaves the readable bytes behind the image");
 

@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-/* A page has so many blocks at least: what is smaller than a pointer to it is not worth one. */
+/* A page has so many blocks at least, unless they are huge: what is smaller than a pointer to it is not worth one. */
 #define TABLE_INDEX_PAGE_BLOCKS_MIN 4u
 #define TABLE_INDEX_PAGE_BYTES_MAX 4096u
 #define TABLE_INDEX_CHILD_BYTES 18u /* of a node, for a child whose separator has no tail */
@@ -48,12 +48,13 @@ int table_index_close(const struct mem *mem, struct table_index_builder *builder
     return 0;
 }
 
-/* Long separators fill a page, too; what they have in common counts, as it is known only in the end. */
+/* Long separators fill a page, too; what they have in common counts, as it is known only in the end. Huge blocks fill
+ * one whatever their number. */
 static bool table_index_page_is_full(const struct table_index_builder *builder) {
     const struct index_node_parts *page = &builder->page;
-    return page->count >= TABLE_INDEX_PAGE_BLOCKS_MIN &&
-           ((size_t)page->count * TABLE_INDEX_CHILD_BYTES >= builder->page_bytes ||
-            page->separators.bytes >= builder->page_bytes * 4 || page->covered_bytes >= INDEX_NODE_COVERED_MAX);
+    bool is_long = (size_t)page->count * TABLE_INDEX_CHILD_BYTES >= builder->page_bytes ||
+                   page->separators.bytes >= builder->page_bytes * 4;
+    return page->covered_bytes >= INDEX_NODE_COVERED_MAX || (page->count >= TABLE_INDEX_PAGE_BLOCKS_MIN && is_long);
 }
 
 int table_index_add_separator(const struct mem *mem, struct table_index_builder *builder, const uint8_t *separator,
