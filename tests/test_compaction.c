@@ -61,7 +61,7 @@ Test(compaction, jobs_at_once_share_no_input_and_may_finish_in_any_order) {
                 unsigned begin = (unsigned)random_below(&random, ROOM_KEYS);
                 room_write(&room, &random, begin, begin + 1 + (unsigned)random_below(&random, 200), 3, 25, count == 0);
             } else if (what <= 2 && count < 3) {
-                if (room_pick(&room, random_below(&random, 2) == 0, &jobs[count]) == 0) {
+                if (room_pick_beside(&room, random_below(&random, 2) == 0, jobs, count, &jobs[count]) == 0) {
                     for (size_t j = 0; j < count; j++) {
                         for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
                             for (size_t a = 0; a < jobs[j].input_counts[l]; a++) {
@@ -93,6 +93,52 @@ Test(compaction, jobs_at_once_share_no_input_and_may_finish_in_any_order) {
     }
     cr_assert_gt(together, 5, "jobs must really overlap");
     cr_assert_gt(inside, 0, "level 0 must really be merged inside");
+}
+
+static void flush_range(struct room *room, unsigned begin, unsigned end, bool allow_deep) {
+    struct update updates[ROOM_KEYS];
+    for (unsigned i = begin; i < end; i++) {
+        updates[i - begin] = (struct update){i, ++room_value};
+    }
+    cr_assert_eq(room_flush(room, updates, end - begin, allow_deep, NULL), 0);
+}
+
+/* K4. The inputs of a job leave a gap that its output covers. What comes into the gap meanwhile is no input of it, and
+ * would go down through it into the job's own level. */
+Test(compaction, nothing_goes_into_a_gap_that_a_job_is_about_to_cover) {
+    struct room room;
+    struct compaction full, jobs[2];
+    struct compaction_result result;
+    bool is_busy;
+    room_init(&room, 1);
+    room.options.level_base_bytes = 3000;
+    flush_range(&room, 300, 599, true);
+    flush_range(&room, 40, 60, true);
+    flush_range(&room, 10, 50, false);
+    cr_assert_eq(room_pick(&room, true, &jobs[0]), 0);
+    room_run(&room, &jobs[0], &result);
+    flush_range(&room, 200, 240, false);
+    cr_assert_eq(room_pick(&room, true, &jobs[0]), 0);
+    room_run(&room, &jobs[0], &result);
+    struct version *version = registry_current(room.registry);
+    cr_assert_eq(version->trees[0]->levels[5].count, 2);
+    cr_assert_eq(room_pick_full(&room, version, &full, &is_busy), 0);
+    version_unref(version);
+    cr_assert_eq(full.input_counts[5], 2, "with a gap between them");
+    flush_range(&room, 100, 140, false);
+    jobs[0] = full;
+    cr_assert_eq(room_pick_beside(&room, true, jobs, 1, &jobs[1]), 0);
+    cr_assert_eq(jobs[1].output_level, 5, "as far as the inputs of the job it may go");
+    room_run(&room, &jobs[1], &result);
+    cr_assert_eq(room_pick_beside(&room, true, jobs, 1, &jobs[1]), PLEAT_END, "but not into its output");
+    room_run(&room, &jobs[0], &result);
+    room_check(&room, true);
+    version = registry_current(room.registry);
+    cr_assert_eq(room_pick_full(&room, version, &full, &is_busy), 0, "now it may");
+    version_unref(version);
+    room_run(&room, &full, &result);
+    room_check(&room, true);
+    room_fini(&room);
 }
 
 /* Flushes `keys` as of commits [sequence, sequence + 9], with no regard to the model. */
@@ -166,7 +212,7 @@ Test(compaction, tombstones_vanish_in_the_last_level_and_nothing_comes_back) {
     cr_assert_gt(tree_tombstones(version->trees[0]), 0, "above older puts they must stay");
     struct compaction compaction;
     bool is_busy;
-    cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(&room, version, &compaction, &is_busy), 0);
     version_unref(version);
     struct compaction_result result;
     room_run(&room, &compaction, &result);
@@ -174,8 +220,7 @@ Test(compaction, tombstones_vanish_in_the_last_level_and_nothing_comes_back) {
     version = registry_current(room.registry);
     cr_assert_eq(tree_tombstones(version->trees[0]), 0);
     cr_assert_eq(version->trees[0]->levels[6].count, tree_tables(version->trees[0]));
-    cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL),
-                 PLEAT_END);
+    cr_assert_eq(room_pick_full(&room, version, &compaction, &is_busy), PLEAT_END);
     cr_assert_not(is_busy);
     version_unref(version);
 
@@ -185,7 +230,7 @@ Test(compaction, tombstones_vanish_in_the_last_level_and_nothing_comes_back) {
     }
     cr_assert_eq(room_flush(&room, updates, ROOM_KEYS, true, NULL), 0);
     version = registry_current(room.registry);
-    cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(&room, version, &compaction, &is_busy), 0);
     version_unref(version);
     room_run(&room, &compaction, &result);
     cr_assert_eq(result.entries_out, 0);
@@ -279,7 +324,7 @@ Test(compaction, untouched_blocks_of_tombstones_are_not_copied) {
     struct version *version = registry_current(room.registry);
     struct compaction compaction;
     bool is_busy;
-    cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(&room, version, &compaction, &is_busy), 0);
     version_unref(version);
     room_run(&room, &compaction, &result);
     cr_assert_gt(result.blocks_copied, 0);
@@ -363,7 +408,7 @@ Test(compaction, blocks_that_nothing_touches_are_copied_as_stored) {
     version = registry_current(room.registry);
     struct compaction compaction;
     bool is_busy;
-    cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(&room, version, &compaction, &is_busy), 0);
     version_unref(version);
     struct compaction_result result;
     room_run(&room, &compaction, &result);
@@ -395,7 +440,7 @@ static uint64_t full_checked(struct room *room, uint64_t *ret_inputs) {
     struct version *version = registry_current(room->registry);
     struct compaction compaction;
     bool is_busy;
-    cr_assert_eq(compaction_pick_full(&room->fail.mem, version, 0, &room->options, &compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(room, version, &compaction, &is_busy), 0);
     version_unref(version);
     *ret_inputs = compaction.input_counts[LIMIT_LEVELS - 1];
     struct compaction_result result;
@@ -472,7 +517,7 @@ Test(compaction, a_filter_that_cannot_be_copied_is_built) {
         struct version *version = registry_current(room.registry);
         struct compaction compaction;
         bool is_busy;
-        cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &compaction, &is_busy, NULL), 0);
+        cr_assert_eq(room_pick_full(&room, version, &compaction, &is_busy), 0);
         version_unref(version);
         struct pleat_error err = {0};
         uint64_t fired = simfs_faults_fired(room.fs);
@@ -587,7 +632,7 @@ Test(compaction, busy_inputs_are_refused_and_come_back) {
     cr_assert_eq(room_pick(&room, true, &second), PLEAT_END, "all of level 0 is taken");
     struct version *version = registry_current(room.registry);
     bool is_busy;
-    cr_assert_eq(compaction_pick_full(&room.fail.mem, version, 0, &room.options, &second, &is_busy, NULL), PLEAT_END);
+    cr_assert_eq(room_pick_full(&room, version, &second, &is_busy), PLEAT_END);
     cr_assert(is_busy);
     version_unref(version);
     compaction_fini(&room.fail.mem, &first);
@@ -657,7 +702,7 @@ static void failing_room(struct room *room, struct random *random, struct compac
     }
     struct version *version = registry_current(room->registry);
     bool is_busy;
-    cr_assert_eq(compaction_pick_full(&room->fail.mem, version, 0, &room->options, ret_compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(room, version, ret_compaction, &is_busy), 0);
     version_unref(version);
 }
 
@@ -842,7 +887,7 @@ static void compact_only(struct room *room, struct edit *edit) {
     struct compaction_result result;
     bool is_busy;
     edit_init(edit, &room->fail.mem);
-    cr_assert_eq(compaction_pick_full(&room->fail.mem, version, 0, &room->options, &compaction, &is_busy, NULL), 0);
+    cr_assert_eq(room_pick_full(room, version, &compaction, &is_busy), 0);
     cr_assert_eq(compaction_run(room->registry, &compaction, &room->options, NULL, NULL, NULL, edit, &result, NULL), 0);
     version_unref(version);
     compaction_fini(&room->fail.mem, &compaction);

@@ -865,10 +865,11 @@ static int commit_random(uint64_t seed) {
 static void compact_and_leave_the_view(void) {
     struct compaction job;
     struct compaction_result result;
+    struct compaction_beside beside = {0};
     struct edit edit;
     bool busy;
     struct version *version = registry_current(db->registry);
-    cr_assert_eq(compaction_pick_full(db->mem, version, 0, &db->shape, &job, &busy, &err), 0);
+    cr_assert_eq(compaction_pick_full(db->mem, version, 0, &db->shape, &beside, &job, &busy, &err), 0);
     version_unref(version);
     edit_init(&edit, db->mem);
     cr_assert_eq(compaction_run(db->registry, &job, &db->shape, NULL, NULL, NULL, &edit, &result, &err), 0);

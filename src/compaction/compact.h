@@ -65,20 +65,29 @@ struct compaction {
     uint64_t input_bytes;
     struct pleat_slice lower; /* range of the inputs, inclusive both; borrowed from metas */
     struct pleat_slice upper;
+    const struct compaction *next; /* in the list of running ones: whoever runs it */
 };
 
-/* Chooses the most urgent compaction of the whole store whose inputs are not busy: 0 with *ret_compaction filled in and
+/* What a choice leaves alone; of zeros: nothing. Borrowed for the call. */
+struct compaction_beside {
+    const struct compaction *running; /* K4 */
+    const bool *held[2];              /* by slot: compactions of these spaces are not to begin; NULL: none */
+};
+
+/* Chooses the most urgent compaction of the whole store whose inputs are not busy and that nothing beside it stands
+ * against: 0 with *ret_compaction filled in and
  * its inputs marked busy, or PLEAT_END. Order: level 0 above its target, then the level furthest above its target size
  * (dynamic base), then tombstone density, then (idle) what is left of level 0 so that an idle store has at most two
  * runs. One caller at a time (the scheduler's mutex), which takes the current version under the same mutex as a
  * finished job's compaction_fini: a version from before an apply would show inputs that are gone and no longer busy. */
-int compaction_pick(const struct mem *mem, struct version *version, const struct compaction_options *options, bool idle,
-                    struct compaction *ret_compaction, struct pleat_error *err);
-/* A compaction of everything in the space into its last level, or PLEAT_END when it is there already (or inputs are
- * busy: *ret_busy). */
+int compaction_pick(const struct mem *mem, struct version *version, const struct compaction_options *options,
+                    const struct compaction_beside *beside, bool idle, struct compaction *ret_compaction,
+                    struct pleat_error *err);
+/* A compaction of everything in the space into its last level, or PLEAT_END when it is there already (or something
+ * beside it stands against it: *ret_busy). */
 int compaction_pick_full(const struct mem *mem, struct version *version, uint32_t slot,
-                         const struct compaction_options *options, struct compaction *ret_compaction, bool *ret_busy,
-                         struct pleat_error *err);
+                         const struct compaction_options *options, const struct compaction_beside *beside,
+                         struct compaction *ret_compaction, bool *ret_busy, struct pleat_error *err);
 /* Clears the busy marks. After the edit was applied, or when the job was given up; under the mutex of compaction_pick.
  */
 void compaction_let_go(struct compaction *compaction);

@@ -13,6 +13,7 @@
  */
 #include "base/assert.h"
 #include "base/error.h"
+#include "base/mutation.h"
 #include "compaction/pick_inputs.h"
 
 #include <stdlib.h>
@@ -125,6 +126,23 @@ static void pick_begin(struct pick *pick, const struct mem *mem, const struct ve
     *compaction = (struct compaction){.slot = slot, .space = tree->space.id};
 }
 
+static bool beside_holds(const struct compaction_beside *beside, uint32_t slot) {
+    return (beside->held[0] != NULL && beside->held[0][slot]) || (beside->held[1] != NULL && beside->held[1][slot]);
+}
+
+/* K4. Busy inputs do not see to it: a job's output covers the gaps between its inputs, and what has come into one of
+ * them since is no input of it. */
+static bool beside_meets(const struct compaction_beside *beside, const struct compaction *compaction) {
+    for (const struct compaction *other = beside->running; other != NULL; other = other->next) {
+        if (other->slot == compaction->slot && other->output_level == compaction->output_level &&
+            compaction->output_level > 0 && shape_compare(other->lower, compaction->upper) <= 0 &&
+            shape_compare(other->upper, compaction->lower) >= 0 && !MUTATION(compact_beside)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The choice stands: its inputs are taken (K4) and the version is held. */
 static void pick_commit(struct compaction *compaction, struct version *version) {
     for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
@@ -138,8 +156,9 @@ static void pick_commit(struct compaction *compaction, struct version *version) 
     compaction->version = version;
 }
 
-int compaction_pick(const struct mem *mem, struct version *version, const struct compaction_options *options, bool idle,
-                    struct compaction *ret_compaction, struct pleat_error *err) {
+int compaction_pick(const struct mem *mem, struct version *version, const struct compaction_options *options,
+                    const struct compaction_beside *beside, bool idle, struct compaction *ret_compaction,
+                    struct pleat_error *err) {
     struct candidate found[2 * LIMIT_LEVELS];
     size_t count = 0;
     for (uint32_t slot = 0; slot < version->slots; slot++) {
@@ -168,8 +187,15 @@ int compaction_pick(const struct mem *mem, struct version *version, const struct
     int rc = PLEAT_END;
     for (size_t i = 0; rc > 0 && i < filled; i++) {
         struct pick pick;
+        if (beside_holds(beside, candidates[i].slot)) {
+            continue;
+        }
         pick_begin(&pick, mem, version, candidates[i].slot, options, ret_compaction, err);
         rc = candidate_try(&pick, &candidates[i]);
+        if (rc == 0 && beside_meets(beside, ret_compaction)) {
+            pick_reset(&pick);
+            rc = PLEAT_END;
+        }
     }
     mem_free(mem, candidates);
     if (rc == 0) {
@@ -179,15 +205,19 @@ int compaction_pick(const struct mem *mem, struct version *version, const struct
 }
 
 int compaction_pick_full(const struct mem *mem, struct version *version, uint32_t slot,
-                         const struct compaction_options *options, struct compaction *ret_compaction, bool *ret_busy,
-                         struct pleat_error *err) {
+                         const struct compaction_options *options, const struct compaction_beside *beside,
+                         struct compaction *ret_compaction, bool *ret_busy, struct pleat_error *err) {
     struct pick pick;
-    *ret_busy = false;
-    if (version->trees[slot] == NULL) {
+    *ret_busy = beside_holds(beside, slot);
+    if (version->trees[slot] == NULL || *ret_busy) {
         return PLEAT_END;
     }
     pick_begin(&pick, mem, version, slot, options, ret_compaction, err);
     int rc = pick_full(&pick, ret_busy);
+    if (rc == 0 && beside_meets(beside, ret_compaction)) {
+        *ret_busy = true;
+        rc = PLEAT_END;
+    }
     if (rc != 0) {
         pick_reset(&pick);
         return rc;

@@ -200,6 +200,7 @@ struct pleat_db {
     bool flushing;
     struct flush_job *flush_job;   /* of the flush that is under way, while its parts are written; else NULL */
     unsigned compacting;
+    const struct compaction *jobs; /* those that run */
     unsigned leaving;              /* threads that count as idle and may still remove files */
     unsigned slot_jobs[LIMIT_SPACES];    /* compactions running in the slot */
     bool slot_blocked[LIMIT_SPACES];     /* a drop or clear waits for its jobs */

@@ -189,7 +189,30 @@ static int work_compact_run(struct pleat_db *db, struct compaction *job, struct 
     return rc;
 }
 
-/* Runs a job whose slot was counted under work_mu, and uncounts it. */
+/* A job begins or ends. work_mu held. */
+static void work_count(struct pleat_db *db, struct compaction *job) {
+    job->next = db->jobs;
+    db->jobs = job;
+    db->slot_jobs[job->slot]++;
+    db->compacting++;
+}
+
+static void work_uncount(struct pleat_db *db, const struct compaction *job) {
+    const struct compaction **place = &db->jobs;
+    while (*place != job) {
+        place = &((struct compaction *)(uintptr_t)*place)->next; /* all of them were given to work_count */
+    }
+    *place = job->next;
+    db->slot_jobs[job->slot]--;
+    db->compacting--;
+}
+
+/* Neither what a drop or clear waits for may begin, nor what a flush that goes deep would not see. work_mu held. */
+static struct compaction_beside work_beside(const struct pleat_db *db) {
+    return (struct compaction_beside){.running = db->jobs, .held = {db->slot_blocked, db->slot_flushing}};
+}
+
+/* Runs a job that was counted, and uncounts it. */
 static int work_compact_job(struct pleat_db *db, struct compaction *job, struct pleat_error *err) {
     struct pleat_error failure = {0};
     int rc = work_compact_run(db, job, &failure);
@@ -201,8 +224,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     }
     mutex_lock(&db->work_mu);
     compaction_let_go(job); /* the busy marks: under work_mu, where picking looks at them */
-    db->slot_jobs[job->slot]--;
-    db->compacting--;
+    work_uncount(db, job);
     db->leaving++;
     if (rc < 0) {
         db->retry_at_ns = db->vfs->now_ns(db->vfs) + RETRY_NS;
@@ -230,15 +252,11 @@ int work_compact(struct pleat_db *db, struct pleat_error *err) {
                (db->retry_at_ns == 0 || db->vfs->now_ns(db->vfs) >= db->retry_at_ns);
     bool idle = db->idle_wanted > 0 || db->options.background == PLEAT_BACKGROUND_STEPS ||
                 db->vfs->now_ns(db->vfs) - db->last_flush_ns > IDLE_NS;
-    rc = may ? compaction_pick(db->mem, version, &db->shape, idle, &job, err) : PLEAT_END;
-    if (rc == 0 && (db->slot_blocked[job.slot] || db->slot_flushing[job.slot])) {
-        compaction_fini(db->mem, &job);
-        rc = PLEAT_END;
-    }
+    struct compaction_beside beside = work_beside(db);
+    rc = may ? compaction_pick(db->mem, version, &db->shape, &beside, idle, &job, err) : PLEAT_END;
     if (rc == 0) {
         db->retry_at_ns = 0;
-        db->slot_jobs[job.slot]++;
-        db->compacting++;
+        work_count(db, &job);
     }
     mutex_unlock(&db->work_mu);
     version_unref(version);
@@ -250,7 +268,8 @@ bool work_has_compaction(struct pleat_db *db) {
     struct compaction job;
     mutex_lock(&db->work_mu);
     struct version *version = registry_current(db->registry);
-    bool has = compaction_pick(db->mem, version, &db->shape, true, &job, NULL) == 0;
+    struct compaction_beside beside = {.running = db->jobs};
+    bool has = compaction_pick(db->mem, version, &db->shape, &beside, true, &job, NULL) == 0;
     if (has) {
         compaction_fini(db->mem, &job);
     }
@@ -265,15 +284,10 @@ int work_compact_full(struct pleat_db *db, const struct pleat_space *space, stru
         bool busy = false;
         mutex_lock(&db->work_mu);
         struct version *version = registry_current(db->registry); /* under work_mu, as in work_compact */
-        int rc = PLEAT_END;
-        if (db->slot_blocked[space->slot] || db->slot_flushing[space->slot]) {
-            busy = true; /* a drop or clear waits for this slot's jobs, or a flush goes deep: as in work_compact */
-        } else {
-            rc = compaction_pick_full(db->mem, version, space->slot, &db->shape, &job, &busy, err);
-        }
+        struct compaction_beside beside = work_beside(db);
+        int rc = compaction_pick_full(db->mem, version, space->slot, &db->shape, &beside, &job, &busy, err);
         if (rc == 0) {
-            db->slot_jobs[job.slot]++;
-            db->compacting++;
+            work_count(db, &job);
         } else if (rc == PLEAT_END && busy) {
             condition_wait(&db->work_done, &db->work_mu);
         }

@@ -363,13 +363,30 @@ static inline void room_check(struct room *room, bool is_quiet) {
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------- */
 
-static inline int room_pick(struct room *room, bool idle, struct compaction *ret_compaction) {
+/* Beside jobs that run already. */
+static inline int room_pick_beside(struct room *room, bool idle, struct compaction *jobs, size_t count,
+                                   struct compaction *ret_compaction) {
     struct version *version = registry_current(room->registry);
     struct pleat_error err = {0};
-    int rc = compaction_pick(&room->fail.mem, version, &room->options, idle, ret_compaction, &err);
+    struct compaction_beside beside = {0};
+    for (size_t i = 0; i < count; i++) {
+        jobs[i].next = beside.running;
+        beside.running = &jobs[i];
+    }
+    int rc = compaction_pick(&room->fail.mem, version, &room->options, &beside, idle, ret_compaction, &err);
     cr_assert_geq(rc, 0, "%s", err.message);
     version_unref(version);
     return rc;
+}
+
+static inline int room_pick(struct room *room, bool idle, struct compaction *ret_compaction) {
+    return room_pick_beside(room, idle, NULL, 0, ret_compaction);
+}
+
+static inline int room_pick_full(struct room *room, struct version *version, struct compaction *ret_compaction,
+                                 bool *ret_busy) {
+    struct compaction_beside beside = {0};
+    return compaction_pick_full(&room->fail.mem, version, 0, &room->options, &beside, ret_compaction, ret_busy, NULL);
 }
 
 /* Runs and applies a job, and lets go of it. */
