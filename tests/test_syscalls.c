@@ -34,7 +34,8 @@ int __wrap_unlinkat(int dir, const char *name, int flags);
 static struct {
     char texts[CALLS_MAX][64];
     size_t count;
-    unsigned fail_syncs; /* so many syncs fail with EIO, and are noted as "failed ..." */
+    unsigned fail_syncs; /* so many syncs fail with fail_errno (0: EIO), and are noted as "failed ..." */
+    int fail_errno;
     uint64_t range_from, range_to; /* of the file, of the last msync */
     uint64_t let_go_from, let_go_to; /* the same of the last MADV_DONTNEED */
 } trace;
@@ -57,7 +58,7 @@ static int trace_sync(const char *call, int fd, int (*real)(int fd)) {
     if (trace.fail_syncs > 0) {
         trace.fail_syncs--;
         trace_add_fd("failed", fd);
-        errno = EIO;
+        errno = trace.fail_errno != 0 ? trace.fail_errno : EIO;
         return -1;
     }
     trace_add_fd(call, fd);
@@ -189,6 +190,37 @@ Test(syscalls, a_directory_is_opened_for_a_store_with_a_sync_of_its_parent) {
     trace.fail_syncs = 1;
     REFUSED(PLEAT_ERR_IO, "store", vfs_posix.dir_sync(dir, &room.err));
     vfs_posix.dir_close(dir);
+    room_end(&room);
+}
+
+/* A store may be where something is mounted, below a file system that knows no sync. A name that this process has made
+ * is another thing. */
+Test(syscalls, a_directory_that_was_there_needs_no_sync_of_a_parent_that_has_none) {
+    struct room room;
+    char fresh[300];
+    struct vfs_dir *dir = dir_make(&room);
+    vfs_posix.dir_close(dir);
+    (void)snprintf(fresh, sizeof fresh, "%s/fresh", room.parent);
+    static const struct {
+        int os_errno;
+        bool is_none;
+    } answers[] = {{EINVAL, true}, {EROFS, true}, {EOPNOTSUPP, true}, {EIO, false}, {ENOSPC, false}};
+    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
+        trace.fail_errno = answers[i].os_errno;
+        trace.fail_syncs = 1;
+        int rc = vfs_posix.dir_open(&vfs_posix, &mem_system, room.path, VFS_DIR_CREATE, 0600, &dir, &room.err);
+        cr_assert_eq(trace.fail_syncs, 0);
+        cr_assert_eq(rc == 0, answers[i].is_none, "errno %d: %d", answers[i].os_errno, rc);
+        if (rc == 0) {
+            vfs_posix.dir_close(dir);
+        }
+        trace.fail_syncs = 1;
+        rc = vfs_posix.dir_open(&vfs_posix, &mem_system, fresh, VFS_DIR_CREATE, 0600, &dir, &room.err);
+        cr_assert_lt(rc, 0, "errno %d of the parent of a new directory", answers[i].os_errno);
+        cr_assert_eq(trace.fail_syncs, 0);
+        cr_assert_eq(rmdir(fresh), 0);
+    }
+    trace.fail_errno = 0;
     room_end(&room);
 }
 

@@ -4,8 +4,9 @@
  * A store into a shared file mapping survives the death of the process exactly as a written page does, at a twentieth
  * of the price of a write. It is sound only when the page's block exists: a store to a hole of a full disk is SIGBUS,
  * which kills the host. Hence the blocks are reserved first, so that a full disk is an error of log_create, and the
- * mapping is used only on file systems known to keep to the reservation (ext2/3/4, xfs, tmpfs). Those that copy on
- * write may need a new block for every store, and network file systems promise nothing: they get the other kind.
+ * mapping is used only on file systems known to keep to the reservation (ext2/3/4, tmpfs). Those that copy on write may
+ * need a new block for every store, as xfs does for blocks that a copy of the file shares, and network file systems
+ * promise nothing: they get the other kind.
  *
  *     mapped     base = the file's pages             publish: a release store      sync: msync of what is new
  *     by write   base = private memory, zeroed       publish: pwrite of the range  sync: fdatasync
@@ -40,9 +41,6 @@
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
-#endif
-#ifndef XFS_SUPER_MAGIC
-#define XFS_SUPER_MAGIC 0x58465342
 #endif
 
 enum {
@@ -87,9 +85,8 @@ static bool log_may_map(int fd) {
     if (fstatfs(fd, &status) != 0) {
         return false;
     }
-    /* The field is signed on some systems and xfs's number has 31 bits; compare as the 32 bits that it is. */
-    uint32_t magic = (uint32_t)status.f_type;
-    return magic == (uint32_t)EXT4_SUPER_MAGIC || magic == (uint32_t)XFS_SUPER_MAGIC || magic == (uint32_t)TMPFS_MAGIC;
+    uint32_t magic = (uint32_t)status.f_type; /* signed on some systems */
+    return magic == (uint32_t)EXT4_SUPER_MAGIC || magic == (uint32_t)TMPFS_MAGIC;
 }
 
 /* Gives the open file its size, its blocks and `base`. */

@@ -93,7 +93,8 @@ static int dir_open_error(struct pleat_error *err, int os_errno, const char *ope
 }
 
 /* D1. A directory that was there may lie below one that this user may pass through but not open; nothing can be
- * synced then, and whoever made it had the right to. */
+ * synced then, and whoever made it had the right to. Or it is where something is mounted below a file system that has
+ * no sync or is never written: its name is not a crash's to take. */
 static int dir_sync_parent(const struct vfs_dir *dir, bool created, struct pleat_error *err) {
     int fd;
     int os_errno = dir_open_fd(dir->fd, "..", &fd);
@@ -102,7 +103,8 @@ static int dir_sync_parent(const struct vfs_dir *dir, bool created, struct pleat
     }
     os_errno = MUTATION(posix_parent_sync) ? 0 : posix_sync_directory(fd);
     (void)close(fd);
-    return os_errno == 0 ? 0 : error_system(err, os_errno, "fsync parent", dir->path);
+    bool has_none = !created && (os_errno == EINVAL || os_errno == EROFS || os_errno == EOPNOTSUPP);
+    return os_errno == 0 || has_none ? 0 : error_system(err, os_errno, "fsync parent", dir->path);
 }
 
 static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const char *path, enum vfs_dir_mode how,
