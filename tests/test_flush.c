@@ -2,13 +2,14 @@
  * test_flush.c - a flush in parts: what is cut, that nothing is lost between halves, who writes them, what a failure
  * leaves.
  *
- * On the simulated disk, without threads. Writing a table holds no lock, so the hook on it is where another worker
- * would be: it calls flush_help there, in the same thread.
+ * On the simulated disk, but for one case without threads. Writing a table holds no lock, so the hook on it is where
+ * another worker would be: it calls flush_help there, in the same thread.
  */
 #include "db/db.h"
 #include "support/simfs.h"
 
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,7 @@ static int hook_file_write(struct vfs_file *file, uint64_t offset, const void *d
     return hook.real->file_write(file, offset, data, n, err);
 }
 
-static void room_init(struct room *room, uint64_t seed) {
+static void room_init_with(struct room *room, uint64_t seed, int background) {
     memset(room, 0, sizeof *room);
     memset(&hook, 0, sizeof hook);
     room->fs = simfs_new(seed);
@@ -73,7 +74,7 @@ static void room_init(struct room *room, uint64_t seed) {
     room->vfs.file_write = hook_file_write;
     room->options = (struct pleat_options){
         .size = sizeof room->options,
-        .background = PLEAT_BACKGROUND_STEPS,
+        .background = background,
         .durability = PLEAT_SYNC_NONE,
         .memtable_bytes = MEMTABLE_BYTES,
         .table_bytes = MEMTABLE_BYTES,
@@ -84,6 +85,10 @@ static void room_init(struct room *room, uint64_t seed) {
                  room->err.message);
     hook.db = room->db;
     room->spaces[0] = pleat_default_space(room->db);
+}
+
+static void room_init(struct room *room, uint64_t seed) {
+    room_init_with(room, seed, PLEAT_BACKGROUND_STEPS);
 }
 
 static void room_end(struct room *room) {
@@ -291,4 +296,37 @@ Test(flush, a_half_that_fails_takes_the_other_with_it) {
         room_check(&room);
         room_end(&room);
     }
+}
+
+/* Compactions fail and fail while a flush takes its time. */
+static void *fail_compactions(void *context) {
+    struct pleat_db *db = context;
+    for (unsigned i = 0; i < 12; i++) {
+        mutex_lock(&db->work_mu);
+        db->compaction_trouble.error = (struct pleat_error){.code = PLEAT_ERR_CORRUPT};
+        db->compaction_trouble.failures++;
+        condition_broadcast(&db->work_done);
+        mutex_unlock(&db->work_mu);
+        thread_sleep_ns(5000000);
+    }
+    mutex_lock(&db->work_mu);
+    db->flushing = false;
+    condition_broadcast(&db->work_done);
+    mutex_unlock(&db->work_mu);
+    return NULL;
+}
+
+/* A damaged table fails every compaction that meets it. Commits that wait for a flush have nothing to do with it. */
+Test(flush, who_waits_for_it_is_not_refused_for_a_compaction) {
+    struct room room;
+    pthread_t thread;
+    room_init_with(&room, 7, PLEAT_BACKGROUND_THREADS);
+    mutex_lock(&room.db->work_mu);
+    room.db->flushing = true;
+    mutex_unlock(&room.db->work_mu);
+    cr_assert_eq(pthread_create(&thread, NULL, fail_compactions, room.db), 0);
+    cr_assert_eq(room_flush(&room), 0, "%s", room.err.message);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    cr_assert_eq(pleat_settle(room.db, NULL, NULL, &room.err), 0, "an old failure: %s", room.err.message);
+    room_end(&room);
 }

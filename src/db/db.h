@@ -109,6 +109,12 @@ struct spare {
     struct wal_writer *dead;   /* of a dead segment, kept for the next spare; NULL: none */
 };
 
+/* Jobs of one kind that fail. */
+struct trouble {
+    struct pleat_error error; /* of the last that failed; cleared by the next that works */
+    uint64_t failures;
+};
+
 struct db_counters {
     _Atomic uint64_t commits, updates, bytes_given, bytes_log;
     _Atomic uint64_t bytes_flushed, bytes_in, bytes_out, flushes, compactions, moves, syncs, delayed_ns;
@@ -209,8 +215,8 @@ struct pleat_db {
     bool compactions_held;               /* tests: nothing is picked */
     uint64_t last_flush_ns;
     uint64_t retry_at_ns;                /* after a failed compaction */
-    struct pleat_error background_error; /* of the last failed job; cleared by the next that works */
-    uint64_t background_failures;        /* jobs that failed */
+    struct trouble flush_trouble;        /* apart: who waits for a flush is not refused for a compaction */
+    struct trouble compaction_trouble;
     _Atomic bool cancel;                 /* running compactions stop */
 
     /* guarded by sweep_mu (a leaf): views whose epoch has passed */

@@ -157,7 +157,7 @@ static int flow_wait_level0(struct pleat_db *db, struct pleat_error *err) {
         return 0; /* without a look at work_mu, which jobs hold */
     }
     mutex_lock(&db->work_mu);
-    uint64_t failures = db->background_failures;
+    uint64_t failures = db->compaction_trouble.failures;
     mutex_unlock(&db->work_mu);
     for (;;) {
         if (!flow_is_full(db)) {
@@ -166,10 +166,11 @@ static int flow_wait_level0(struct pleat_db *db, struct pleat_error *err) {
         int rc = db_health(db, err);
         mutex_lock(&db->work_mu);
         /* Of an attempt since this commit waits: the cause of an earlier failure may be gone. */
-        if (rc == 0 && db->background_error.code != 0 && db->background_failures != failures) {
-            rc = db->background_error.code;
-            (void)error_set(err, rc, db->background_error.os_errno, "compaction is behind and fails: %s",
-                            db->background_error.message);
+        const struct trouble *trouble = &db->compaction_trouble;
+        if (rc == 0 && trouble->error.code != 0 && trouble->failures != failures) {
+            rc = trouble->error.code;
+            (void)error_set(err, rc, trouble->error.os_errno, "compaction is behind and fails: %s",
+                            trouble->error.message);
         }
         mutex_unlock(&db->work_mu);
         if (rc < 0) {

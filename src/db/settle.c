@@ -47,9 +47,10 @@ static int settle_round(struct pleat_db *db, struct pleat_error *err) {
     scheduler_wake(db->scheduler);
     mutex_lock(&db->work_mu);
     bool busy = db->compacting > 0 || db->flushing;
-    if (db->background_error.code != 0) {
-        rc = error_set(err, db->background_error.code, db->background_error.os_errno, "%s",
-                       db->background_error.message);
+    const struct pleat_error *error =
+        db->flush_trouble.error.code != 0 ? &db->flush_trouble.error : &db->compaction_trouble.error;
+    if (error->code != 0) {
+        rc = error_set(err, error->code, error->os_errno, "%s", error->message);
     } else {
         (void)condition_wait_for(&db->work_done, &db->work_mu, 20000000);
         busy = busy || db->compacting > 0 || db->flushing;
@@ -92,8 +93,9 @@ int pleat_settle(struct pleat_db *db, int (*progress)(void *context, const struc
     }
     uint64_t done_before = settle_done_bytes(db);
     mutex_lock(&db->work_mu);
-    memset(&db->background_error, 0,
-           sizeof db->background_error); /* an old failure may have lost its reason: try again */
+    /* An old failure may have lost its reason: try again. */
+    memset(&db->flush_trouble.error, 0, sizeof db->flush_trouble.error);
+    memset(&db->compaction_trouble.error, 0, sizeof db->compaction_trouble.error);
     db->retry_at_ns = 0;
     mutex_unlock(&db->work_mu);
     settle_want_idle(db, 1);

@@ -49,11 +49,12 @@ void work_give_space(struct pleat_db *db) {
 
 /* Remembers a failure. Its files are gone and its inputs are untouched, so it is tried again with new files, unless the
  * store is read-only by now: a sync failed, or the manifest's state on disk is unknown. */
-static int work_failed(struct pleat_db *db, const char *job, int rc, const struct pleat_error *error) {
-    db_log(db, PLEAT_LOG_ERROR, "%s failed: %s", job, error->message);
+static int work_failed(struct pleat_db *db, struct trouble *trouble, int rc, const struct pleat_error *error) {
+    db_log(db, PLEAT_LOG_ERROR, "%s failed: %s", trouble == &db->flush_trouble ? "flush" : "compaction",
+           error->message);
     mutex_lock(&db->work_mu);
-    db->background_error = *error;
-    db->background_failures++;
+    trouble->error = *error;
+    trouble->failures++;
     mutex_unlock(&db->work_mu);
     if (rc == PLEAT_ERR_NO_SPACE && !MUTATION(spare_hoards)) {
         work_give_space(db);
@@ -106,7 +107,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
         flow_flushed(db, arena_used(generation->arena));
         work_flow(db);
     } else {
-        rc = work_failed(db, "flush", rc, &failure);
+        rc = work_failed(db, &db->flush_trouble, rc, &failure);
         (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
     }
     generation_unref(generation);
@@ -118,7 +119,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     db->leaving++;
     db->last_flush_ns = db->vfs->now_ns(db->vfs);
     if (rc == 0) {
-        memset(&db->background_error, 0, sizeof db->background_error);
+        memset(&db->flush_trouble.error, 0, sizeof db->flush_trouble.error);
     }
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
@@ -137,7 +138,7 @@ static void work_pause(void *context) {
     struct pleat_db *db = context;
     struct generation *oldest;
     if (db->options.background == PLEAT_BACKGROUND_THREADS && view_frozen_hint(db) && view_frozen(db, &oldest) > 0) {
-        int rc = work_flush(db, NULL); /* a failure is kept in background_error and by the poison */
+        int rc = work_flush(db, NULL); /* a failure is kept in flush_trouble and by the poison */
         (void)(rc == PLEAT_END ? flush_help(db) : rc);
     }
 }
@@ -217,7 +218,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     struct pleat_error failure = {0};
     int rc = work_compact_run(db, job, &failure);
     if (rc < 0 && rc != PLEAT_ERR_CANCELLED) {
-        rc = work_failed(db, "compaction", rc, &failure);
+        rc = work_failed(db, &db->compaction_trouble, rc, &failure);
     }
     if (rc < 0) {
         (void)error_set(err, rc, failure.os_errno, "%s", failure.message);
@@ -229,7 +230,7 @@ static int work_compact_job(struct pleat_db *db, struct compaction *job, struct 
     if (rc < 0) {
         db->retry_at_ns = db->vfs->now_ns(db->vfs) + RETRY_NS;
     } else {
-        memset(&db->background_error, 0, sizeof db->background_error);
+        memset(&db->compaction_trouble.error, 0, sizeof db->compaction_trouble.error);
     }
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
@@ -352,7 +353,7 @@ static bool work_wait_other(struct pleat_db *db) {
 
 int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pleat_error *err) {
     mutex_lock(&db->work_mu);
-    uint64_t failures = db->background_failures; /* an earlier one's cause may be gone */
+    uint64_t failures = db->flush_trouble.failures; /* an earlier one's cause may be gone */
     mutex_unlock(&db->work_mu);
     while (!done(db)) {
         int rc = db_health(db, err);
@@ -377,9 +378,9 @@ int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pl
         }
         scheduler_wake(db->scheduler);
         mutex_lock(&db->work_mu);
-        if (db->background_error.code != 0 && db->background_failures - failures > 3) {
-            rc = error_set(err, db->background_error.code, db->background_error.os_errno, "%s",
-                           db->background_error.message);
+        const struct trouble *trouble = &db->flush_trouble;
+        if (trouble->error.code != 0 && trouble->failures - failures > 3) {
+            rc = error_set(err, trouble->error.code, trouble->error.os_errno, "%s", trouble->error.message);
         } else {
             (void)condition_wait_for(&db->work_done, &db->work_mu, 5000000);
         }
