@@ -39,7 +39,7 @@ ARGUMENTS = {
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_memtable", "test_wal_damage", "test_wal", "test_wal_crash", "test_version",
             "test_version_disk", "test_table", "test_table_damage", "test_table_pages", "test_recovery",
-            "test_recovery_tail", "test_store_disk", "test_store_open", "test_store_cursor", "test_flush",
+            "test_recovery_tail", "test_store_disk", "test_store_open", "test_store_cursor", "test_jobs",
             "test_merge", "test_compaction", "test_platform", "test_store", "crash_store", "fault_store",
             "model_store", "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
@@ -57,7 +57,8 @@ CATCHERS = {
     "sync": "test_recovery crash_store",
     "sync_record": "test_store_disk",
     "spare": "test_store_disk",
-    "flush_half": "test_flush",
+    "flush_half": "test_jobs",
+    "compact_part": "test_jobs",
     "commit": "test_recovery fault_store",
     "commit_cursors": "stress/position_stress",
     "commit_visible": "stress/position_stress",

@@ -670,11 +670,11 @@ Test(compaction, a_job_stops_within_a_block_and_leaves_nothing) {
     unsigned cancelled = 0;
     for (unsigned n = 1;; n += 1 + n / 8) {
         struct pauses pauses = {.cancel_at = n};
+        struct compaction_way way = {&room.options, &pauses.cancel, pauses_count, &pauses};
         struct edit edit;
         struct compaction_result result;
         edit_init(&edit, &room.fail.mem);
-        int rc = compaction_run(room.registry, &compaction, &room.options, &pauses.cancel, pauses_count, &pauses, &edit,
-                                &result, NULL);
+        int rc = compaction_run(room.registry, &compaction, &way, &edit, &result, NULL);
         if (rc == 0) {
             cr_assert_gt(pauses.calls, result.bytes_in / 2048);
             room_apply(&room, &edit);
@@ -772,7 +772,7 @@ Test(compaction, every_failed_call_of_the_disk_leaves_the_inputs_and_no_file) {
             }
             failed += rc < 0;
         }
-        cr_assert_gt(failed, for_ever ? 10 : 5, "%u", failed);
+        cr_assert_gt(failed, is_read ? 2 : 40, "%u", failed); /* 5 to 14, and 54 to 64, in 30 runs */
     }
 }
 
@@ -888,7 +888,7 @@ static void compact_only(struct room *room, struct edit *edit) {
     bool is_busy;
     edit_init(edit, &room->fail.mem);
     cr_assert_eq(room_pick_full(room, version, &compaction, &is_busy), 0);
-    cr_assert_eq(compaction_run(room->registry, &compaction, &room->options, NULL, NULL, NULL, edit, &result, NULL), 0);
+    cr_assert_eq(room_run_into(room, &compaction, edit, &result, NULL), 0);
     version_unref(version);
     compaction_fini(&room->fail.mem, &compaction);
 }

@@ -88,6 +88,7 @@
     X(compact_dir_sync, "F2 F3", "syncing the names of a compaction's tables before the edit") \
     X(compact_unlink_last, "F2 V4", "waiting for the edit: inputs are removed before it") \
     X(compact_counts, "F6 R1", "comparing the entries seen with those that the inputs should have") \
+    X(compact_part, "F2 CJ1 R1", "the last part of a compaction that is cut") \
     X(compact_beside, "K4", "comparing the range of a job with those that run into the same level") \
     X(compact_filter_like, "F6 U4", "comparing the number of keys with that of the input whose filter is copied") \
     X(compact_filter_drop, "F6 U4", "giving up an input's filter when one of its keys was dropped") \

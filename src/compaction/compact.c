@@ -10,9 +10,12 @@
  * the output's form, the block must hold nothing that could be dropped, be of a decent size (small leftovers are
  * written again, or they would stay small for ever), and end before any other source has a key.
  *
- *   R1  Every entry of the inputs was shown, was hidden by a newer one, or was in a copied block: the sum is compared
- *       with the counts in the manifest before the edit is handed out. A source that ends early would otherwise lose
- *       data in silence.
+ * A long one is cut at keys with which tables of the output level begin: parts have no table of that level in common,
+ * and each is a merge of its own over its range of the inputs.
+ *
+ *   R1  Every entry of the inputs was shown, was hidden by a newer one, or was in a copied block: the sum over all
+ *       parts is compared with the counts in the manifest before the edit is handed out. A source that ends early would
+ *       otherwise lose data in silence.
  *   R2  On an error the edit is as it was before the call, and no file of ours is left.
  */
 #include "base/assert.h"
@@ -27,12 +30,10 @@
 
 struct run {
     const struct compaction *compaction;
-    const struct compaction_options *options;
+    const struct compaction_part *part;
+    const struct compaction_way *way;
     const struct tree *tree;
-    const _Atomic bool *cancel;
-    void (*pause)(void *context);
-    void *context;
-    struct source_bounds bounds; /* none; the sources borrow it */
+    struct source_bounds bounds; /* of the part; the sources borrow it */
     struct source *merge;
     const struct source *copy_winner; /* the last source that was looked at for copying ... */
     bool may_copy;                    /* ... and whether its tables have the output's form */
@@ -139,11 +140,11 @@ static int run_open(struct run *run, const struct mem *mem, struct pleat_error *
 static int run_breathe(struct run *run, struct pleat_error *err) {
     run->unchecked_bytes = 0;
     /* acquire; pairs with the release of whoever cancels */
-    if (run->cancel != NULL && atomic_load_explicit(run->cancel, memory_order_acquire)) {
+    if (run->way->cancel != NULL && atomic_load_explicit(run->way->cancel, memory_order_acquire)) {
         return error_set(err, PLEAT_ERR_CANCELLED, 0, "the compaction was asked to stop");
     }
-    if (run->pause != NULL) {
-        run->pause(run->context);
+    if (run->way->pause != NULL) {
+        run->way->pause(run->way->context);
     }
     return 0;
 }
@@ -230,28 +231,34 @@ static int run_entries(struct run *run, struct pleat_error *err) {
     return next < 0 ? source_failed(merge, next, err) : 0;
 }
 
-/* R1 */
-static int run_check_counts(const struct run *run, struct pleat_error *err) {
-    uint64_t found = run->entries_seen + merge_source_hidden(run->merge);
-    if (found == run->result.entries_in || MUTATION(compact_counts)) {
-        return 0;
+/* The inputs of the output level whose keys are the part's: it is cut where they begin. */
+static void run_set_inputs(struct run *run) {
+    const struct compaction *compaction = run->compaction;
+    struct table_ref *const *inputs = compaction->inputs[compaction->output_level];
+    size_t begin = 0, end = compaction->input_counts[compaction->output_level];
+    while (run->part->from.data != NULL && begin < end &&
+           shape_compare(shape_smallest(inputs[begin]), run->part->from) < 0) {
+        begin++;
     }
-    for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
-        if (run->compaction->input_counts[l] > 0) {
-            char name[TABLE_NAME_BYTES];
-            table_name(run->compaction->inputs[l][0]->meta.number, name);
-            return error_corrupt(err, name, 0, "entries of this and the compaction's other tables",
-                                 run->result.entries_in, found);
-        }
+    while (run->part->to.data != NULL && end > begin &&
+           shape_compare(shape_smallest(inputs[end - 1]), run->part->to) >= 0) {
+        end--;
     }
-    return error_set(err, PLEAT_ERR_CORRUPT, 0, "a compaction without inputs");
+    output_set_inputs(&run->output, inputs + begin, end - begin);
 }
 
-static int run_merge(struct run *run, struct registry *registry, uint64_t sequence_min, uint64_t sequence_max,
-                     struct edit *edit, struct pleat_error *err) {
+static int run_merge(struct run *run, struct registry *registry, struct edit *edit, struct pleat_error *err) {
     const struct compaction *compaction = run->compaction;
     const struct level *level0 = &run->tree->levels[0];
     size_t level0_first = level0->count;
+    uint64_t sequence_min = UINT64_MAX, sequence_max = 0;
+    for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
+        for (size_t i = 0; i < compaction->input_counts[l]; i++) {
+            const struct table_meta *meta = &compaction->inputs[l][i]->meta;
+            sequence_min = meta->sequence_min < sequence_min ? meta->sequence_min : sequence_min;
+            sequence_max = meta->sequence_max > sequence_max ? meta->sequence_max : sequence_max;
+        }
+    }
     if (compaction->input_counts[0] > 0 && !MUTATION(compact_survive_level0)) {
         const struct table_ref *oldest = compaction->inputs[0][compaction->input_counts[0] - 1];
         level0_first = 0;
@@ -265,67 +272,133 @@ static int run_merge(struct run *run, struct registry *registry, uint64_t sequen
     if (rc < 0) {
         return rc;
     }
-    output_init(&run->output, registry, compaction->version, compaction->slot, run->options, compaction->output_level,
-                sequence_min, sequence_max, edit);
+    output_init(&run->output, registry, compaction->version, compaction->slot, run->way->options,
+                compaction->output_level, sequence_min, sequence_max, edit);
+    run->output.kept_parts = run->part->parts;
     if (compaction->output_level > 0) { /* runs of level 0 overlap */
-        output_set_inputs(&run->output, compaction->inputs[compaction->output_level],
-                          compaction->input_counts[compaction->output_level]);
+        run_set_inputs(run);
     }
     rc = run_entries(run, err);
     if (rc == 0) {
-        rc = run_check_counts(run, err);
-    }
-    if (rc == 0) {
         rc = output_finish(&run->output, err);
-    }
-    if (rc == 0) {
-        rc = run_remove_inputs(compaction, edit, err);
     }
     if (rc < 0) {
         output_abandon(&run->output);
     }
+    run->result.entries_found = run->entries_seen + merge_source_hidden(run->merge);
     source_free(run->merge);
     return rc;
 }
 
-int compaction_run(struct registry *registry, const struct compaction *compaction,
-                   const struct compaction_options *options, const _Atomic bool *cancel, void (*pause)(void *context),
-                   void *context, struct edit *edit, struct compaction_result *ret_result, struct pleat_error *err) {
+int compaction_run_part(struct registry *registry, const struct compaction *compaction,
+                        const struct compaction_part *part, const struct compaction_way *way, struct edit *edit,
+                        struct compaction_result *ret_result, struct pleat_error *err) {
     struct run run = {
         .compaction = compaction,
-        .options = options,
+        .part = part,
+        .way = way,
         .tree = compaction->version->trees[compaction->slot],
-        .cancel = cancel,
-        .pause = pause,
-        .context = context,
+        .bounds = {.lower = part->from.data,
+                   .lower_bytes = part->from.bytes,
+                   .upper = part->to.data,
+                   .upper_bytes = part->to.bytes},
     };
-    size_t added_count = edit->added_count;
-    size_t removed_count = edit->removed_count;
-    uint64_t sequence_min = UINT64_MAX;
-    uint64_t sequence_max = 0;
+    int rc = run_merge(&run, registry, edit, err);
+    run.result.bytes_out = run.output.bytes;
+    run.result.entries_out = run.output.entries;
+    run.result.filters_copied = run.output.filters_copied;
+    *ret_result = run.result;
+    return rc;
+}
+
+/* ---- the whole -------------------------------------------------------------------------------------------------- */
+
+size_t compaction_cut(const struct compaction *compaction, size_t parts, struct pleat_slice *ret_keys) {
+    unsigned level = compaction->output_level;
+    struct table_ref *const *inputs = compaction->inputs[level];
+    uint64_t total = 0, passed = 0;
+    size_t keys = 0;
+    for (size_t i = 0; level > 0 && i < compaction->input_counts[level]; i++) {
+        total += inputs[i]->meta.file_bytes;
+    }
+    for (size_t i = 0; level > 0 && i < compaction->input_counts[level] && keys + 1 < parts; i++) {
+        struct pleat_slice key = shape_smallest(inputs[i]);
+        if (i > 0 && key.bytes > 0 && passed * parts >= total * (keys + 1)) {
+            ret_keys[keys++] = key;
+        }
+        passed += inputs[i]->meta.file_bytes;
+    }
+    return keys;
+}
+
+/* R1 */
+static int compaction_check_counts(const struct compaction *compaction, const struct compaction_result *sum,
+                                   struct pleat_error *err) {
+    if (sum->entries_found == sum->entries_in || MUTATION(compact_counts)) {
+        return 0;
+    }
     for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
-        for (size_t i = 0; i < compaction->input_counts[l]; i++) {
-            const struct table_meta *meta = &compaction->inputs[l][i]->meta;
-            run.result.bytes_in += meta->file_bytes;
-            run.result.entries_in += meta->entries;
-            sequence_min = meta->sequence_min < sequence_min ? meta->sequence_min : sequence_min;
-            sequence_max = meta->sequence_max > sequence_max ? meta->sequence_max : sequence_max;
+        if (compaction->input_counts[l] > 0) {
+            char name[TABLE_NAME_BYTES];
+            table_name(compaction->inputs[l][0]->meta.number, name);
+            return error_corrupt(err, name, 0, "entries of this and the compaction's other tables", sum->entries_in,
+                                 sum->entries_found);
         }
     }
+    return error_set(err, PLEAT_ERR_CORRUPT, 0, "a compaction without inputs");
+}
+
+/* What the inputs are. */
+static void compaction_count_inputs(const struct compaction *compaction, struct compaction_result *result) {
+    for (unsigned l = 0; l < LIMIT_LEVELS; l++) {
+        for (size_t i = 0; i < compaction->input_counts[l]; i++) {
+            result->bytes_in += compaction->inputs[l][i]->meta.file_bytes;
+            result->entries_in += compaction->inputs[l][i]->meta.entries;
+        }
+    }
+}
+
+int compaction_finish(const struct compaction *compaction, struct compaction_result *sum, struct edit *edit,
+                      struct pleat_error *err) {
+    compaction_count_inputs(compaction, sum);
+    int rc = compaction_check_counts(compaction, sum, err);
+    return rc == 0 ? run_remove_inputs(compaction, edit, err) : rc;
+}
+
+/* Takes back what was put into the edit behind the given counts, and removes the files of tables that it added. */
+static void compaction_undo(struct registry *registry, struct edit *edit, size_t added_count, size_t removed_count) {
+    const struct table_store *store = registry_store(registry);
+    while (edit->added_count > added_count) {
+        char name[TABLE_NAME_BYTES];
+        table_name(edit->added[edit->added_count - 1].meta.number, name);
+        edit_drop_table(edit);
+        (void)store->vfs->dir_unlink(store->dir, name, NULL); /* if this fails, too, the sweep at open removes it */
+    }
+    edit->removed_count = removed_count;
+}
+
+int compaction_run(struct registry *registry, const struct compaction *compaction, const struct compaction_way *way,
+                   struct edit *edit, struct compaction_result *ret_result, struct pleat_error *err) {
+    struct compaction_part all = {.parts = 1};
+    struct compaction_result result = {0};
+    size_t added_count = edit->added_count, removed_count = edit->removed_count;
     int rc;
     if (compaction->is_move) {
         rc = run_move(registry_store(registry)->mem, compaction, edit, err);
-        run.result.entries_out = run.result.entries_in;
+        compaction_count_inputs(compaction, &result);
+        result.entries_out = result.entries_in;
+        if (rc < 0) {
+            edit_truncate(edit, added_count, removed_count);
+        }
     } else {
-        rc = run_merge(&run, registry, sequence_min, sequence_max, edit, err);
-        run.result.bytes_out = run.output.bytes;
-        run.result.entries_out = run.output.entries;
-        run.result.filters_copied = run.output.filters_copied;
+        rc = compaction_run_part(registry, compaction, &all, way, edit, &result, err);
+        rc = rc == 0 ? compaction_finish(compaction, &result, edit, err) : rc;
+        if (rc < 0) {
+            compaction_undo(registry, edit, added_count, removed_count);
+        }
     }
-    if (rc < 0) {
-        edit_truncate(edit, added_count, removed_count);
-        return rc;
+    if (rc == 0) {
+        *ret_result = result;
     }
-    *ret_result = run.result;
-    return 0;
+    return rc;
 }

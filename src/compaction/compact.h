@@ -107,15 +107,42 @@ struct compaction_result {
     uint64_t bytes_out; /* file bytes written */
     uint64_t entries_in;
     uint64_t entries_out;
-    uint64_t blocks_copied; /* as stored */
+    uint64_t entries_found;  /* of the inputs': shown, hidden by newer ones, or in copied blocks */
+    uint64_t blocks_copied;  /* as stored */
     uint64_t filters_copied; /* of inputs with the same keys */
 };
 
-/* Merges the inputs into tables of the output level and fills *edit with what to add and remove. cancel is looked at
- * between blocks: PLEAT_ERR_CANCELLED. `pause` (may be NULL) is called between blocks and may block or run more urgent
- * work. On any error no output file is left and the edit holds nothing. Outputs are synced, the directory is not. */
-int compaction_run(struct registry *registry, const struct compaction *compaction,
-                   const struct compaction_options *options, const _Atomic bool *cancel, void (*pause)(void *context),
-                   void *context, struct edit *edit, struct compaction_result *ret_result, struct pleat_error *err);
+/* How one compaction runs beside others. `cancel` is looked at between blocks: PLEAT_ERR_CANCELLED. `pause` (may be
+ * NULL) is called between blocks and may block or run more urgent work. */
+struct compaction_way {
+    const struct compaction_options *options;
+    const _Atomic bool *cancel;
+    void (*pause)(void *context);
+    void *context;
+};
+
+/* Merges the inputs into tables of the output level and fills *edit with what to add and remove. On any error no output
+ * file is left and the edit holds nothing. Outputs are synced, the directory is not. */
+int compaction_run(struct registry *registry, const struct compaction *compaction, const struct compaction_way *way,
+                   struct edit *edit, struct compaction_result *ret_result, struct pleat_error *err);
+
+/* The same by parts, which may run at once (not a move). A part has the keys in [from, to); data NULL: no bound. */
+struct compaction_part {
+    struct pleat_slice from;
+    struct pleat_slice to;
+    unsigned parts; /* that it is one of */
+};
+/* Where to cut a compaction into at most so many parts of about equal length: ret_keys (room for parts - 1) are
+ * borrowed from its inputs. Returns how many keys; none where no table of the output level begins. */
+size_t compaction_cut(const struct compaction *compaction, size_t parts, struct pleat_slice *ret_keys);
+/* Adds the tables of one part to the edit; *ret_result: what it has done and found. On an error none of its files is
+ * left. */
+int compaction_run_part(struct registry *registry, const struct compaction *compaction,
+                        const struct compaction_part *part, const struct compaction_way *way, struct edit *edit,
+                        struct compaction_result *ret_result, struct pleat_error *err);
+/* With all parts' tables in the edit, and their results summed up: checks that nothing of the inputs was missed, and
+ * has the edit remove them. *sum learns what the inputs were. */
+int compaction_finish(const struct compaction *compaction, struct compaction_result *sum, struct edit *edit,
+                      struct pleat_error *err);
 
 #endif

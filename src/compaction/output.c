@@ -33,6 +33,7 @@ void output_init(struct output *output, struct registry *registry, const struct 
         .sequence_min = sequence_min,
         .sequence_max = sequence_max,
         .edit_start = edit->added_count,
+        .kept_parts = 1,
         .level = level,
     };
     heat_init(&output->heat, tree);
@@ -57,7 +58,7 @@ static uint8_t output_heat(void *context, struct pleat_slice first_key, size_t i
 static bool output_may_keep(struct output *output) {
     struct cache_stats stats;
     cache_stats_read(registry_store(output->registry)->cache, &stats);
-    output->kept_bytes_max = stats.capacity_bytes / 8;
+    output->kept_bytes_max = stats.capacity_bytes / 8 / output->kept_parts;
     return stats.misses > 0 && (output->level > 0 || stats.used_bytes <= stats.capacity_bytes / 2);
 }
 

@@ -50,6 +50,7 @@ struct output {
     struct heat heat;          /* of the tree before */
     uint64_t kept_bytes;       /* of images kept for the cache (U3) */
     uint64_t kept_bytes_max;   /* of those, without room in it */
+    unsigned kept_parts;       /* outputs that share it: of one compaction */
 };
 
 /* Everything is borrowed. `version` supplies the space and the level below. */

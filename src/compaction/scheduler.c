@@ -100,6 +100,7 @@ int scheduler_new(const struct mem *mem, unsigned threads, const struct schedule
         mem_free(mem, scheduler);
         return rc;
     }
+    *ret_scheduler = scheduler; /* before the first worker, whose jobs may wake others */
     for (unsigned i = 0; i < threads; i++) {
         struct worker *worker = &scheduler->workers[i];
         char name[16];
@@ -116,10 +117,10 @@ int scheduler_new(const struct mem *mem, unsigned threads, const struct schedule
         if (code != 0) {
             rc = error_system(err, code, "start", "a background thread");
             scheduler_free(scheduler);
+            *ret_scheduler = NULL;
             return rc;
         }
     }
-    *ret_scheduler = scheduler;
     return 0;
 }
 

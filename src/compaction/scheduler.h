@@ -27,7 +27,7 @@ struct scheduler_client {
     uint64_t poll_ns;
 };
 
-/* threads 0: no workers, see scheduler_step. Workers start at once. */
+/* threads 0: no workers, see scheduler_step. Workers start at once, and find *ret_scheduler set. */
 int scheduler_new(const struct mem *mem, unsigned threads, const struct scheduler_client *client,
                   struct scheduler **ret_scheduler, struct pleat_error *err);
 /* Workers finish the job that they are in and end. Idempotent. */

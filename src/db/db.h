@@ -109,6 +109,21 @@ struct spare {
     struct wal_writer *dead;   /* of a dead segment, kept for the next spare; NULL: none */
 };
 
+/* A job that is cut in parts, the first member of whatever the job is: see parts.c. */
+struct parts {
+    int (*write)(struct parts *parts, size_t part, struct pleat_error *err); /* without a lock; any thread */
+    size_t count;
+
+    /* guarded by work_mu */
+    size_t next;      /* to be taken */
+    unsigned running; /* helpers */
+    int failure;
+    struct pleat_error error;
+    struct parts *link;
+};
+
+enum parts_kind { PARTS_FLUSH, PARTS_COMPACTION, PARTS_KINDS };
+
 /* Jobs of one kind that fail. */
 struct trouble {
     struct pleat_error error; /* of the last that failed; cleared by the next that works */
@@ -204,7 +219,7 @@ struct pleat_db {
     struct mutex work_mu;
     struct condition work_done;    /* a job ended */
     bool flushing;
-    struct flush_job *flush_job;   /* of the flush that is under way, while its parts are written; else NULL */
+    struct parts *parts[PARTS_KINDS]; /* jobs that others may help with, by kind */
     unsigned compacting;
     const struct compaction *jobs; /* those that run */
     unsigned leaving;              /* threads that count as idle and may still remove files */
@@ -467,6 +482,12 @@ int work_flush(struct pleat_db *db, struct pleat_error *err);
  * below log_floor are dead. */
 int work_flush_generation(struct pleat_db *db, struct generation *generation, uint64_t log_floor,
                           struct pleat_error *err);
+/* Between blocks of a compaction: runs a flush that nobody has taken, or parts of one. `context`: the store. */
+void work_pause(void *context);
+/* Removes the files of tables. */
+void work_unlink(struct pleat_db *db, const struct edit_table *tables, size_t count);
+/* Updates what depends on the shape of the trees, which has changed. */
+void work_flow(struct pleat_db *db);
 /* Removes the files that an edit that was refused adds. When its outcome is unknown they may be part of the store: they
  * stay. */
 void work_unlink_added(struct pleat_db *db, const struct edit *edit);
@@ -489,9 +510,18 @@ void work_unblock_slot(struct pleat_db *db, uint32_t slot);
  * caller's, which says that log segments below log_floor are dead. One caller at a time. */
 int flush_runs(struct pleat_db *db, struct generation *generation, uint64_t log_floor, struct edit *edit,
                struct pleat_error *err);
-/* Writes parts of the flush that another thread runs: 0, or PLEAT_END when there are none. A failure is that thread's.
- */
-int flush_help(struct pleat_db *db);
+
+/* ---- parts.c ---------------------------------------------------------------------------------------------------- */
+
+/* Has all parts written, by workers that are free, too: 0, or what went wrong with one. No lock held. */
+int parts_run(struct pleat_db *db, enum parts_kind kind, struct parts *parts, struct pleat_error *err);
+/* Writes parts of a job that another thread runs: 0, or PLEAT_END when there are none. A failure is that thread's. */
+int parts_help(struct pleat_db *db, enum parts_kind kind);
+
+/* ---- compact_job.c ---------------------------------------------------------------------------------------------- */
+
+/* Runs a compaction that was chosen, and applies it. */
+int compact_run(struct pleat_db *db, const struct compaction *compaction, struct pleat_error *err);
 
 /* ---- warm.c ----------------------------------------------------------------------------------------------------- */
 

@@ -1,8 +1,7 @@
 /*
- * flush_job.c - one flush, cut in parts that several workers write.
+ * flush_job.c - one flush, cut in parts that several workers write (parts.c).
  *
  *     frozen generation --plan--> [ space | space, lower half | space, upper half | ... ]
- *                                    taken one by one under work_mu, by whoever flushes and by workers that help
  *                                 --all written--> directory synced --> one edit
  *
  * A commit that finds the memtable full waits for the flush of the one before, and in a fold in order, which compacts
@@ -12,11 +11,9 @@
  *
  *   FJ1  Parts of one space have no key in common and leave none out: one ends before the key that the next begins
  *        with.
- *   FJ2  The job is known to helpers only while its flush waits for them: who takes a part is counted in `running`
- *        under the same hold of work_mu.
- *   FJ3  Where runs may go is decided by a version that shows what every compaction of their space has done: the
+ *   FJ2  Where runs may go is decided by a version that shows what every compaction of their space has done: the
  *        version is taken, and compactions of spaces that have none are held off, in one hold of work_mu.
- *   FJ4  Nothing of a flush is in the manifest before all of its parts are written; when one fails, all files of all
+ *   FJ3  Nothing of a flush is in the manifest before all of its parts are written; when one fails, all files of all
  *        parts are removed.
  */
 #include "base/assert.h"
@@ -37,17 +34,11 @@ struct flush_part {
 };
 
 struct flush_job {
+    struct parts parts; /* first */
     struct pleat_db *db;
     struct generation *generation;
-    struct version *version; /* FJ3; referenced */
-    struct flush_part *parts;
-    size_t count;
-
-    /* guarded by work_mu */
-    size_t next;      /* to be taken */
-    unsigned running; /* FJ2: helpers */
-    int failure;
-    struct pleat_error error;
+    struct version *version; /* FJ2; referenced */
+    struct flush_part *pieces;
 };
 
 static struct memtable *job_table(const struct flush_job *job, uint32_t slot) {
@@ -58,7 +49,7 @@ static struct memtable *job_table(const struct flush_job *job, uint32_t slot) {
 /* ---- planning --------------------------------------------------------------------------------------------------- */
 
 static struct flush_part *job_add(struct flush_job *job, uint32_t slot, bool allow_deep) {
-    struct flush_part *part = &job->parts[job->count++];
+    struct flush_part *part = &job->pieces[job->parts.count++];
     *part = (struct flush_part){.slot = slot, .allow_deep = allow_deep};
     edit_init(&part->edit, job->db->mem);
     return part;
@@ -94,7 +85,7 @@ static int job_cut(const struct flush_job *job, uint32_t slot, struct memtable *
     return rc;
 }
 
-/* FJ3. No compaction of a space starts while its run may go deep. */
+/* FJ2. No compaction of a space starts while its run may go deep. */
 static void job_hold(struct flush_job *job) {
     struct pleat_db *db = job->db;
     mutex_lock(&db->work_mu);
@@ -109,9 +100,9 @@ static void job_hold(struct flush_job *job) {
 static int job_plan(struct flush_job *job, struct pleat_error *err) {
     struct pleat_db *db = job->db;
     uint32_t slots = job->generation->slots;
-    job->parts = mem_zalloc(db->mem, (size_t)slots * 2 + 1, sizeof *job->parts);
-    if (job->parts == NULL) {
-        return error_no_memory(err, "the parts of a flush", ((size_t)slots * 2 + 1) * sizeof *job->parts);
+    job->pieces = mem_zalloc(db->mem, (size_t)slots * 2 + 1, sizeof *job->pieces);
+    if (job->pieces == NULL) {
+        return error_no_memory(err, "the parts of a flush", ((size_t)slots * 2 + 1) * sizeof *job->pieces);
     }
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct memtable *table = job_table(job, slot);
@@ -138,7 +129,9 @@ static int job_plan(struct flush_job *job, struct pleat_error *err) {
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
 
-static int job_write(const struct flush_job *job, struct flush_part *part, struct pleat_error *err) {
+static int job_write(struct parts *parts, size_t index, struct pleat_error *err) {
+    struct flush_job *job = (struct flush_job *)(void *)parts; /* its first member */
+    struct flush_part *part = &job->pieces[index];
     struct pleat_db *db = job->db;
     const struct generation *generation = job->generation;
     struct source_bounds bounds = {.fill_cache = false,
@@ -163,74 +156,26 @@ static int job_write(const struct flush_job *job, struct flush_part *part, struc
     return rc;
 }
 
-/* Takes parts and writes them until none is left or one has failed. work_mu held, but not while it writes. */
-static void job_work(struct flush_job *job) {
-    struct pleat_db *db = job->db;
-    while (job->failure == 0 && job->next < job->count) {
-        struct flush_part *part = &job->parts[job->next++];
-        struct pleat_error error = {0};
-        mutex_unlock(&db->work_mu);
-        int rc = job_write(job, part, &error);
-        mutex_lock(&db->work_mu);
-        if (rc < 0 && job->failure == 0) {
-            job->failure = rc;
-            job->error = error;
-        }
-    }
-}
-
-int flush_help(struct pleat_db *db) {
-    mutex_lock(&db->work_mu);
-    struct flush_job *job = db->flush_job;
-    bool may = job != NULL && job->failure == 0 && job->next < job->count;
-    if (may) {
-        job->running++;
-        job_work(job);
-        job->running--;
-        condition_broadcast(&db->work_done);
-    }
-    mutex_unlock(&db->work_mu);
-    return may ? 0 : PLEAT_END;
-}
-
-/* Has all parts written, by helpers, too: 0, or what went wrong with one. */
-static int job_run(struct flush_job *job, struct pleat_error *err) {
-    struct pleat_db *db = job->db;
-    if (job->count > 1 && db->scheduler != NULL) {
-        scheduler_wake(db->scheduler);
-    }
-    mutex_lock(&db->work_mu);
-    ASSERT(db->flush_job == NULL); /* X1 */
-    db->flush_job = job;
-    job_work(job);
-    while (job->running > 0) {
-        condition_wait(&db->work_done, &db->work_mu);
-    }
-    db->flush_job = NULL;
-    mutex_unlock(&db->work_mu);
-    return job->failure == 0 ? 0 : error_set(err, job->failure, job->error.os_errno, "%s", job->error.message);
-}
-
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
 
-/* Moves the tables of all parts to the edit: FJ4. */
+/* Moves the tables of all parts to the edit: FJ3. */
 static int job_collect(struct flush_job *job, struct edit *edit, uint64_t *ret_bytes, struct pleat_error *err) {
     int rc = 0;
     *ret_bytes = 0;
-    for (size_t i = 0; rc == 0 && i < job->count; i++) {
-        rc = edit_take_tables(edit, &job->parts[i].edit, err);
-        *ret_bytes += job->parts[i].bytes;
+    for (size_t i = 0; rc == 0 && i < job->parts.count; i++) {
+        rc = edit_take_tables(edit, &job->pieces[i].edit, err);
+        *ret_bytes += job->pieces[i].bytes;
     }
     return rc;
 }
 
 static void job_fini(struct flush_job *job) {
     struct pleat_db *db = job->db;
-    for (size_t i = 0; i < job->count; i++) {
-        work_unlink_added(db, &job->parts[i].edit); /* of a flush that has failed */
-        edit_fini(&job->parts[i].edit);
+    for (size_t i = 0; i < job->parts.count; i++) {
+        work_unlink_added(db, &job->pieces[i].edit); /* of a flush that has failed */
+        edit_fini(&job->pieces[i].edit);
     }
-    mem_free(db->mem, job->parts);
+    mem_free(db->mem, job->pieces);
     version_unref(job->version);
     mutex_lock(&db->work_mu);
     memset(db->slot_flushing, 0, sizeof db->slot_flushing);
@@ -255,11 +200,11 @@ static int flush_apply(struct pleat_db *db, const struct generation *generation,
 
 int flush_runs(struct pleat_db *db, struct generation *generation, uint64_t log_floor, struct edit *edit,
                struct pleat_error *err) {
-    struct flush_job job = {.db = db, .generation = generation};
+    struct flush_job job = {.parts.write = job_write, .db = db, .generation = generation};
     uint64_t bytes = 0;
     job_hold(&job);
     int rc = job_plan(&job, err);
-    rc = rc == 0 ? job_run(&job, err) : rc;
+    rc = rc == 0 ? parts_run(db, PARTS_FLUSH, &job.parts, err) : rc;
     rc = rc == 0 ? job_collect(&job, edit, &bytes, err) : rc;
     rc = rc == 0 ? flush_apply(db, generation, log_floor, edit, err) : rc;
     if (rc == 0) {

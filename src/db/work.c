@@ -1,9 +1,9 @@
 /*
  * work.c - background jobs: the same code for worker threads and for steps.
  *
- * Order of urgency: the flush of the frozen generation, or a part of it (flush_job.c), then compactions (level 0
- * first: see pick.c), then letting go of what no reader sees any more. Choosing is serialised by work_mu; running is
- * not.
+ * Order of urgency: the flush of the frozen generation, or a part of it, then compactions (level 0 first: see pick.c),
+ * then parts of those that others run (parts.c), then letting go of what no reader sees any more. Choosing is
+ * serialised by work_mu; running is not.
  *
  *   X1  One flush at a time, oldest generation first (D2).
  *   X2  A job that fails leaves no file and no mark behind and is tried again with new files: its inputs are untouched.
@@ -19,7 +19,7 @@
 #define RETRY_NS 200000000ull /* after a failed compaction */
 #define IDLE_NS 500000000ull  /* without a flush: spare time for tidying level 0 */
 
-static void work_unlink(struct pleat_db *db, const struct edit_table *tables, size_t count) {
+void work_unlink(struct pleat_db *db, const struct edit_table *tables, size_t count) {
     for (size_t i = 0; i < count; i++) {
         char name[TABLE_NAME_BYTES];
         table_name(tables[i].meta.number, name);
@@ -71,7 +71,7 @@ static void work_left(struct pleat_db *db) {
 }
 
 /* The tree has changed: so may the pressure on commits. */
-static void work_flow(struct pleat_db *db) {
+void work_flow(struct pleat_db *db) {
     struct version *version = registry_current(db->registry);
     flow_update(db, version);
     version_unref(version);
@@ -134,60 +134,13 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
 }
 
 /* Lets a compaction be interrupted between blocks for a flush that nobody has taken, or for parts of one. */
-static void work_pause(void *context) {
+void work_pause(void *context) {
     struct pleat_db *db = context;
     struct generation *oldest;
     if (db->options.background == PLEAT_BACKGROUND_THREADS && view_frozen_hint(db) && view_frozen(db, &oldest) > 0) {
         int rc = work_flush(db, NULL); /* a failure is kept in flush_trouble and by the poison */
-        (void)(rc == PLEAT_END ? flush_help(db) : rc);
+        (void)(rc == PLEAT_END ? parts_help(db, PARTS_FLUSH) : rc);
     }
-}
-
-/* Runs a compaction that was picked: a move is an edit alone. */
-static int work_compact_run(struct pleat_db *db, struct compaction *job, struct pleat_error *err) {
-    struct edit edit;
-    struct compaction_result result = {0};
-    edit_init(&edit, db->mem);
-    int rc = 0;
-    if (job->is_move) {
-        for (unsigned level = 0; rc == 0 && level < LIMIT_LEVELS; level++) {
-            for (size_t i = 0; rc == 0 && i < job->input_counts[level]; i++) {
-                struct table_meta meta;
-                rc = table_meta_copy(db->mem, &job->inputs[level][i]->meta, &meta);
-                if (rc < 0) {
-                    (void)error_no_memory(err, "a table's meta", sizeof meta);
-                    break;
-                }
-                rc = edit_remove_table(&edit, job->space, level, meta.number, err);
-                rc = rc == 0 ? edit_add_table(&edit, job->space, job->output_level, &meta, err) : rc;
-                if (rc < 0) {
-                    table_meta_fini(db->mem, &meta);
-                }
-            }
-        }
-    } else {
-        rc = compaction_run(db->registry, job, &db->shape, &db->cancel, work_pause, db, &edit, &result, err);
-        if (rc == 0) {
-            rc = MUTATION(compact_dir_sync) ? 0 : sync_names(db, err);
-        }
-        if (rc == 0 && MUTATION(compact_unlink_last)) {
-            work_unlink(db, edit.removed, edit.removed_count);
-        }
-    }
-    if (rc == 0) {
-        rc = view_apply(db, &edit, err);
-    }
-    if (rc == 0) {
-        db_count(job->is_move ? &db->counters.moves : &db->counters.compactions, 1);
-        db_count(&db->counters.bytes_in, result.bytes_in);
-        db_count(&db->counters.bytes_out, result.bytes_out);
-        work_flow(db);
-        warm_added(db, job->version, &edit, work_pause);
-    } else if (!job->is_move) {
-        work_unlink_added(db, &edit);
-    }
-    edit_fini(&edit);
-    return rc;
 }
 
 /* A job begins or ends. work_mu held. */
@@ -216,7 +169,7 @@ static struct compaction_beside work_beside(const struct pleat_db *db) {
 /* Runs a job that was counted, and uncounts it. */
 static int work_compact_job(struct pleat_db *db, struct compaction *job, struct pleat_error *err) {
     struct pleat_error failure = {0};
-    int rc = work_compact_run(db, job, &failure);
+    int rc = compact_run(db, job, &failure);
     if (rc < 0 && rc != PLEAT_ERR_CANCELLED) {
         rc = work_failed(db, &db->compaction_trouble, rc, &failure);
     }
@@ -320,14 +273,11 @@ int work_run(void *context, unsigned worker) {
     struct pleat_db *db = context;
     (void)worker;
     int rc = work_flush(db, NULL);
-    rc = rc == PLEAT_END ? flush_help(db) : rc;
+    rc = rc == PLEAT_END ? parts_help(db, PARTS_FLUSH) : rc;
     rc = rc == PLEAT_END ? work_remove(db) : rc; /* one at a time: a flush may be due meanwhile */
-    if (rc == PLEAT_END) {
-        rc = work_compact(db, NULL);
-    }
-    if (rc == PLEAT_END) {
-        rc = sync_first_name(db);
-    }
+    rc = rc == PLEAT_END ? work_compact(db, NULL) : rc;
+    rc = rc == PLEAT_END ? parts_help(db, PARTS_COMPACTION) : rc;
+    rc = rc == PLEAT_END ? sync_first_name(db) : rc;
     if (rc == PLEAT_END) {
         mutex_lock(&db->work_mu);
         db->leaving++;

@@ -71,7 +71,7 @@ static void seed_modes(const char *target, const char *modes, size_t modes_bytes
 
 enum { PAGES_MAX = 64 };
 
-struct parts {
+struct seed_parts {
     const uint8_t *file;
     struct bytes blocks; /* as the target `table` takes them: u16 length and bytes each */
     struct bytes filter, properties, separators;
@@ -84,7 +84,7 @@ struct parts {
 };
 
 /* A separator of a node, u8 length and bytes; one that is longer is cut. */
-static void parts_separator(struct parts *parts, const struct index_node *node, uint32_t i) {
+static void parts_separator(struct seed_parts *parts, const struct index_node *node, uint32_t i) {
     static uint8_t separator[LIMIT_KEY_BYTES];
     size_t n = index_node_separator_bytes(node, i);
     index_node_separator(node, i, separator);
@@ -93,7 +93,7 @@ static void parts_separator(struct parts *parts, const struct index_node *node, 
 }
 
 /* The directory of the index, with each of its pages; and the separators of both floors. */
-static void parts_index(struct parts *parts, const uint8_t *image, size_t n) {
+static void parts_index(struct seed_parts *parts, const uint8_t *image, size_t n) {
     static struct bytes bytes;
     size_t lists = TABLE_INDEX_STARTS + (size_t)load_u32(image + TABLE_INDEX_PAGES) * TABLE_INDEX_START;
     const struct index_node top = index_node_of(image + lists);
@@ -121,7 +121,7 @@ static void parts_index(struct parts *parts, const uint8_t *image, size_t n) {
     }
 }
 
-static void parts_block(struct parts *parts, const struct table_part *part, const uint8_t *image) {
+static void parts_block(struct seed_parts *parts, const struct table_part *part, const uint8_t *image) {
     static struct bytes bytes;
     const uint8_t *stored = parts->file + part->offset;
     parts->longest = part->image_bytes > parts->longest ? (unsigned)part->image_bytes : parts->longest;
@@ -141,7 +141,7 @@ static void parts_block(struct parts *parts, const struct table_part *part, cons
 }
 
 static int parts_take(void *context, const struct table_part *part, const uint8_t *image) {
-    struct parts *parts = context;
+    struct seed_parts *parts = context;
     size_t n = (size_t)part->image_bytes;
     if (strcmp(part->what, "block") == 0) {
         parts_block(parts, part, image);
@@ -167,7 +167,7 @@ static int parts_take(void *context, const struct table_part *part, const uint8_
 }
 
 /* Two changes (u8 piece, u16 place, u8 change each) to the file that is built around the parts and a filter. */
-static void seed_table_damage(const struct parts *parts, unsigned mode, unsigned page_bytes,
+static void seed_table_damage(const struct seed_parts *parts, unsigned mode, unsigned page_bytes,
                               const struct bytes *separators, const struct bytes *filter, const uint8_t damage[8]) {
     static struct bytes whole;
     whole.used = 0;
@@ -186,7 +186,7 @@ static void seed_table_damage(const struct parts *parts, unsigned mode, unsigned
 }
 
 /* A table with a filter of two parts, everything and a Bloom block that has all; and what may be wrong with such. */
-static void seed_table_crafted(const struct parts *parts) {
+static void seed_table_crafted(const struct seed_parts *parts) {
     static struct bytes filter, separators;
     uint8_t image[128] = {0};
     const struct filter_part all = {.data_at = 64, .shape = FILTER_SHAPE_EVERYTHING};
@@ -218,7 +218,7 @@ static void seed_table_crafted(const struct parts *parts) {
 }
 
 static void seed_table(const struct table_store *store, uint64_t number, const uint8_t *file, size_t n) {
-    static struct parts parts;
+    static struct seed_parts parts;
     static struct bytes whole;
     memset(&parts, 0, sizeof parts);
     parts.file = file;

@@ -389,12 +389,18 @@ static inline int room_pick_full(struct room *room, struct version *version, str
     return compaction_pick_full(&room->fail.mem, version, 0, &room->options, &beside, ret_compaction, ret_busy, NULL);
 }
 
+static inline int room_run_into(struct room *room, const struct compaction *compaction, struct edit *edit,
+                                struct compaction_result *ret_result, struct pleat_error *err) {
+    struct compaction_way way = {.options = &room->options};
+    return compaction_run(room->registry, compaction, &way, edit, ret_result, err);
+}
+
 /* Runs and applies a job, and lets go of it. */
 static inline void room_run(struct room *room, struct compaction *compaction, struct compaction_result *ret_result) {
     struct edit edit;
     struct pleat_error err = {0};
     edit_init(&edit, &room->fail.mem);
-    cr_assert_eq(compaction_run(room->registry, compaction, &room->options, NULL, NULL, NULL, &edit, ret_result, &err),
+    cr_assert_eq(room_run_into(room, compaction, &edit, ret_result, &err),
                  0, "%s", err.message);
     room_apply(room, &edit);
     edit_fini(&edit);
@@ -441,7 +447,7 @@ static inline int try_job(struct room *room, const struct compaction *compaction
     struct edit edit;
     struct compaction_result result;
     edit_init(&edit, &room->fail.mem);
-    int rc = compaction_run(room->registry, compaction, &room->options, NULL, NULL, NULL, &edit, &result, err);
+    int rc = room_run_into(room, compaction, &edit, &result, err);
     room->fail.fail_at = 0;
     simfs_faults_clear(room->fs);
     if (rc < 0) {

@@ -1,9 +1,9 @@
 /*
- * test_flush.c - a flush in parts: what is cut, that nothing is lost between halves, who writes them, what a failure
- * leaves.
+ * test_jobs.c - flushes and compactions in parts: what is cut, that nothing is lost between parts, who writes them,
+ * what a failure leaves.
  *
  * On the simulated disk, but for one case without threads. Writing a table holds no lock, so the hook on it is where
- * another worker would be: it calls flush_help there, in the same thread.
+ * another worker would be: it calls parts_help there, in the same thread.
  */
 #include "db/db.h"
 #include "support/simfs.h"
@@ -31,7 +31,8 @@ struct room {
 static struct {
     const struct vfs *real;
     struct pleat_db *db;
-    bool help;      /* flush_help, once */
+    bool help;      /* parts_help with `kind`, once */
+    enum parts_kind kind;
     bool compact;   /* work_compact, once */
     int compacted;  /* what it answered */
     bool is_inside; /* of it */
@@ -43,11 +44,11 @@ static struct {
 
 static int hook_file_write(struct vfs_file *file, uint64_t offset, const void *data, size_t n,
                            struct pleat_error *err) {
-    if (hook.help && hook.db->flush_job != NULL) {
+    if (hook.help && hook.db->parts[hook.kind] != NULL) {
         hook.help = false;
         hook.is_inside = true;
-        hook.helped = flush_help(hook.db);
-        hook.helped_again = flush_help(hook.db);
+        hook.helped = parts_help(hook.db, hook.kind);
+        hook.helped_again = parts_help(hook.db, hook.kind);
         hook.is_inside = false;
         if (hook.fail_own) {
             hook.fail_own = false;
@@ -209,7 +210,7 @@ Test(flush, a_small_run_and_one_for_level_0_are_not_cut) {
 Test(flush, a_helper_writes_the_half_that_nobody_has_taken) {
     struct room room;
     room_init(&room, 3);
-    cr_assert_eq(flush_help(room.db), PLEAT_END, "no flush");
+    cr_assert_eq(parts_help(room.db, PARTS_FLUSH), PLEAT_END, "no flush");
     room_put_next(&room, 60);
     hook.help = true;
     cr_assert_eq(room_flush(&room), 0);
@@ -219,7 +220,7 @@ Test(flush, a_helper_writes_the_half_that_nobody_has_taken) {
     cr_assert_eq(room_flush(&room), 0, "%s", room.err.message);
     cr_assert_eq(hook.helped, 0);
     cr_assert_eq(hook.helped_again, PLEAT_END, "and then nothing is left");
-    cr_assert_eq(flush_help(room.db), PLEAT_END);
+    cr_assert_eq(parts_help(room.db, PARTS_FLUSH), PLEAT_END);
     cr_assert_eq(room_tables(&room, room.spaces[0], LIMIT_LEVELS - 1), 3);
     struct version *version = registry_current(room.db->registry);
     struct table_ref *const *tables = version->trees[0]->levels[LIMIT_LEVELS - 1].tables;
@@ -243,7 +244,7 @@ Test(flush, a_helper_writes_another_space) {
     room_end(&room);
 }
 
-/* FJ3. A compaction may put a table over a gap that a run is to go deep into: it waits for the flush, also while the
+/* FJ2. A compaction may put a table over a gap that a run is to go deep into: it waits for the flush, also while the
  * run of another space is written. */
 Test(flush, no_compaction_of_a_space_begins_before_its_run_is_in) {
     struct room room;
@@ -273,7 +274,7 @@ Test(flush, no_compaction_of_a_space_begins_before_its_run_is_in) {
 
 /* ---- failures --------------------------------------------------------------------------------------------------- */
 
-/* FJ4. Whichever half fails, no file of either stays, nothing has changed, and the next attempt works. */
+/* FJ3. Whichever half fails, no file of either stays, nothing has changed, and the next attempt works. */
 Test(flush, a_half_that_fails_takes_the_other_with_it) {
     enum { HELPER, FLUSHER, BOTH, WAYS };
     for (int way = HELPER; way < WAYS; way++) {
@@ -328,5 +329,102 @@ Test(flush, who_waits_for_it_is_not_refused_for_a_compaction) {
     cr_assert_eq(room_flush(&room), 0, "%s", room.err.message);
     cr_assert_eq(pthread_join(thread, NULL), 0);
     cr_assert_eq(pleat_settle(room.db, NULL, NULL, &room.err), 0, "an old failure: %s", room.err.message);
+    room_end(&room);
+}
+
+/* ---- compactions ------------------------------------------------------------------------------------------------ */
+
+/* Twelve tables in the last level, and a run over all of them. */
+static void room_fill(struct room *room) {
+    for (unsigned i = 0; i < 12; i++) {
+        room_put_next(room, 60);
+        cr_assert_eq(room_flush(room), 0);
+    }
+    for (unsigned number = 0; number < room->keys; number += 12) {
+        room_put(room, room->spaces[0], number);
+    }
+    cr_assert_eq(room_flush(room), 0);
+    cr_assert_eq(room_tables(room, room->spaces[0], 0), 1);
+    room->db->shape.table_bytes = 1024; /* those values are short on disk */
+    hook.kind = PARTS_COMPACTION;
+}
+
+static uint64_t room_compactions(const struct room *room) {
+    return atomic_load(&room->db->counters.compactions);
+}
+
+Test(compaction_parts, a_long_one_is_written_in_as_many_parts_as_there_are_workers) {
+    for (uint32_t workers = 1; workers <= 4; workers++) {
+        struct room room;
+        room_init_with(&room, 8, PLEAT_BACKGROUND_STEPS);
+        room.db->options.background_threads = workers; /* in step mode: how much is cut */
+        room_fill(&room);
+        hook.help = true;
+        cr_assert_eq(work_compact(room.db, &room.err), 0, "%s", room.err.message);
+        cr_assert_eq(hook.helped, workers > 1 ? 0 : PLEAT_END);
+        cr_assert_eq(hook.helped_again, PLEAT_END, "the helper takes what there is");
+        cr_assert_eq(room_compactions(&room), 1, "one job and one edit");
+        cr_assert_eq(room_tables(&room, room.spaces[0], 0), 0);
+        room_check(&room);
+        room_end(&room);
+    }
+}
+
+/* CJ1, PA2. */
+Test(compaction_parts, one_that_fails_takes_all_others_with_it) {
+    enum { HELPER, OWNER, WAYS };
+    for (int way = HELPER; way < WAYS; way++) {
+        struct room room;
+        room_init(&room, 9);
+        room_fill(&room);
+        size_t before = room_tables(&room, room.spaces[0], LIMIT_LEVELS - 1);
+        hook.help = true;
+        hook.fail_help = way == HELPER;
+        hook.fail_own = way == OWNER;
+        cr_assert_eq(work_compact(room.db, &room.err), PLEAT_ERR_NO_SPACE, "way %d", way);
+        cr_assert_eq(hook.helped, 0);
+        cr_assert_eq(room_compactions(&room), 0);
+        cr_assert_eq(room_tables(&room, room.spaces[0], 0), 1, "the inputs are untouched");
+        cr_assert_eq(room_tables(&room, room.spaces[0], LIMIT_LEVELS - 1), before);
+        room_check(&room);
+        room.db->retry_at_ns = 0;
+        cr_assert_eq(work_compact(room.db, &room.err), 0, "%s", room.err.message);
+        cr_assert_eq(room_tables(&room, room.spaces[0], 0), 0);
+        room_check(&room);
+        room_end(&room);
+    }
+}
+
+/* Cuts are beginnings of tables of the output level, and no part is much longer than its share. */
+Test(compaction_parts, are_cut_where_tables_of_the_output_level_begin) {
+    struct room room;
+    room_init(&room, 10);
+    room_fill(&room);
+    struct compaction_beside beside = {0};
+    struct compaction job;
+    struct pleat_slice keys[7];
+    struct version *version = registry_current(room.db->registry);
+    cr_assert_eq(compaction_pick(room.db->mem, version, &room.db->shape, &beside, true, &job, &room.err), 0);
+    version_unref(version);
+    size_t tables = job.input_counts[LIMIT_LEVELS - 1];
+    cr_assert_geq(tables, 12);
+    cr_assert_eq(compaction_cut(&job, 1, keys), 0);
+    for (size_t parts = 2; parts <= 8; parts++) {
+        size_t count = compaction_cut(&job, parts, keys), last = 0;
+        cr_assert_eq(count, parts - 1);
+        for (size_t k = 0; k < count; k++) {
+            size_t at = last + 1;
+            while (at < tables && (job.inputs[LIMIT_LEVELS - 1][at]->meta.smallest_bytes != keys[k].bytes ||
+                                   memcmp(job.inputs[LIMIT_LEVELS - 1][at]->meta.smallest, keys[k].data,
+                                          keys[k].bytes) != 0)) {
+                at++;
+            }
+            cr_assert_lt(at, tables, "cut %zu of %zu is no table's beginning, or out of order", k, count);
+            cr_assert_leq(at - last, 2 * tables / parts + 1, "part %zu of %zu has %zu of %zu tables", k, parts,
+                          at - last, tables);
+            last = at;
+        }
+    }
+    compaction_fini(room.db->mem, &job);
     room_end(&room);
 }
