@@ -48,6 +48,7 @@ CATCHERS = {
     "posix_publish": "test_platform",
     "posix_reserve": "test_platform",
     "posix_lock": "test_store_open",
+    "posix_lock_directory": "test_store_open",
     "wal": "test_wal_damage test_wal test_wal_crash",
     "wal_append_failed": "test_wal",
     "memtable": "test_memtable",

@@ -253,6 +253,37 @@ Test(open, of_a_manifest_with_the_last_numbers_is_damage_and_changes_nothing) {
     }
 }
 
+/* The same for the number of the file itself: the next replacement would begin again at 0, below what is noted. */
+Test(open, of_a_manifest_of_the_last_incarnation_is_damage_and_changes_nothing) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    static uint8_t bytes[65536];
+    char name[300];
+    room_begin(&room);
+    room_open(&room);
+    (void)room_put(&room, room.space, "k", "v");
+    room_close(&room);
+    (void)snprintf(name, sizeof name, "%s/MANIFEST", room.path);
+    FILE *file = fopen(name, "r+");
+    cr_assert_not_null(file);
+    size_t size = fread(bytes, 1, sizeof bytes, file), at = 56; /* manifest.h */
+    store_u64(bytes + 32, UINT64_MAX);
+    store_u64(bytes + 48, hash_bytes(bytes, 48, 0));
+    uint64_t seed = hash_mix(load_u64(bytes + 48), load_u64(bytes + 40));
+    for (uint32_t index = 0; at + 16 <= size; index++) {
+        uint32_t n = load_u32(bytes + at);
+        store_u64(bytes + at + 8, hash_bytes(bytes + at + 16, n, hash_mix(hash_mix(seed, index), n)));
+        at += 16 + n;
+    }
+    rewind(file);
+    cr_assert_eq(fwrite(bytes, 1, size, file), size);
+    (void)fclose(file);
+    uint64_t before = room_digest(room.path);
+    REFUSED(PLEAT_ERR_CORRUPT, "incarnation", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_eq(room_digest(room.path), before);
+    room_end(&room);
+}
+
 static void shell(const char *verb, const char *directory, const char *names, const char *to) {
     char command[1600];
     (void)snprintf(command, sizeof command, "%s '%s'/%s '%s'", verb, directory, names, to);
@@ -417,6 +448,61 @@ Test(open, twice_is_refused_and_names_the_holder) {
     cr_assert_eq(status, 0, "another process is told who holds it");
     room_close(&room);
     room_open(&room);
+    room_end(&room);
+}
+
+/* K5. LOCK may be removed by whoever wants to help, and a copy of a store may have none. */
+Test(open, is_refused_beside_another_one_without_the_lock_file) {
+    struct room room;
+    struct pleat_db *db = NULL, *second = NULL;
+    char lock[300];
+    room_begin(&room);
+    room_open(&room);
+    (void)room_put(&room, room.space, "k", "v");
+    (void)snprintf(lock, sizeof lock, "%s/LOCK", room.path);
+    cr_assert_eq(unlink(lock), 0);
+    REFUSED(PLEAT_ERR_BUSY, "pid not known", pleat_open(room.path, &room.options, &db, &room.err));
+    room.options.read_only = true;
+    REFUSED(PLEAT_ERR_BUSY, "pid not known", pleat_open(room.path, &room.options, &db, &room.err));
+    cr_assert_neq(access(lock, F_OK), 0, "what is refused makes no file");
+    room_close(&room);
+    (void)unlink(lock);
+    OK(pleat_open(room.path, &room.options, &db, &room.err));
+    OK(pleat_open(room.path, &room.options, &second, &room.err));
+    cr_assert_neq(access(lock, F_OK), 0, "what only reads makes no file");
+    OK(pleat_close(second, &room.err));
+    room.options.read_only = false;
+    REFUSED(PLEAT_ERR_BUSY, "", pleat_open(room.path, &room.options, &room.db, &room.err));
+    OK(pleat_close(db, &room.err));
+    room_open(&room);
+    cr_assert(room_holds(room.space, "k", "v"));
+    room_end(&room);
+}
+
+/* D3 of vfs_posix.c: what is written to a standard error that is closed must not reach a file of the store. */
+Test(open, leaves_the_standard_descriptors_to_others) {
+    struct room room;
+    room_begin(&room);
+    pid_t child = fork();
+    if (child == 0) {
+        (void)close(0);
+        (void)close(1);
+        (void)close(2);
+        room_open(&room);
+        (void)room_put(&room, room.space, "k", "v");
+        bool is_free = pleat_flush(room.db, NULL) == 0;
+        struct pleat_value value;
+        is_free = is_free && pleat_get(room.space, NULL, TEXT("k"), &value, NULL) == 0;
+        for (int fd = 0; fd <= 2; fd++) {
+            is_free = is_free && fcntl(fd, F_GETFD) == -1;
+        }
+        _exit(is_free ? 0 : 1);
+    }
+    int status = 1;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert_eq(status, 0);
+    room_open(&room);
+    cr_assert(room_holds(room.space, "k", "v"));
     room_end(&room);
 }
 

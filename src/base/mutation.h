@@ -31,6 +31,7 @@
     X(posix_sync_sticky, "F7 N2", "the memory of a failed sync: the next one asks the kernel again") \
     X(posix_publish, "F3", "pwrite of a record to a log that is written") \
     X(posix_reserve, "F7", "reserving the blocks of a mapped log segment") \
+    X(posix_lock_directory, "F9 K5", "flock of the directory") \
     X(posix_lock, "F9", "flock: every lock is granted") \
     X(wal_record_key, "F6 W2", "store and segment in the key of a record's header check") \
     X(wal_record_chain_key, "F6 W2", "the header check in the key of the payload's checksum") \

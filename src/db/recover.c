@@ -264,6 +264,7 @@ static int recover_check_counters(const struct db_listing *listing, const struct
         {"MANIFEST", "last sequence, at most", state->last_sequence},
         {"MANIFEST", "log floor, at most", state->log_floor},
         {"MANIFEST", "history, at most", state->history},
+        {"MANIFEST", "incarnation, at most", state->edition.incarnation},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (rows[i].found > RECOVER_COUNTER_MAX) {

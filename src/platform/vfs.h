@@ -70,10 +70,10 @@ struct vfs {
     /* Replaces `to` if it is there. */
     int (*dir_rename)(struct vfs_dir *dir, const char *from, const char *to, struct pleat_error *err);
     int (*dir_unlink)(struct vfs_dir *dir, const char *name, struct pleat_error *err);
-    /* An exclusive (shared: read-only opens) lock on the file `name`, which is created unless shared. The holder's pid
-     * is written into its first VFS_LOCK_TEXT_BYTES. PLEAT_ERR_BUSY when held by any other handle of any process, with
-     * *ret_holder_pid (0 when unknown). A shared lock on a missing file returns 0 with *ret_lock NULL. Gone with the
-     * process. */
+    /* An exclusive (shared: read-only opens) lock on the directory and its file `name`, which is created unless shared.
+     * The holder's pid is written into its first VFS_LOCK_TEXT_BYTES. PLEAT_ERR_BUSY when held by any other handle of
+     * any process, with *ret_holder_pid (0 when unknown). Of a shared lock the file may be missing: *ret_lock is then
+     * one without anything to read, or NULL. Gone with the process. */
     int (*dir_lock)(struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, struct vfs_lock **ret_lock,
                     int64_t *ret_holder_pid, struct pleat_error *err);
     void (*lock_release)(struct vfs_lock *lock);

@@ -1,6 +1,6 @@
 /*
- * vfs_lock.c - the lock of a store: flock on a file of the directory, with the holder's pid in it as text, and behind
- * that what its holders keep there.
+ * vfs_lock.c - the lock of a store: flock on its directory and on a file of it, with the holder's pid in the file as
+ * text, and behind that what its holders keep there.
  *
  * Why flock and not fcntl: a record lock belongs to the process, so a second open in the same process is let through,
  * and closing any descriptor of the file drops it. An flock belongs to the open file description. It refuses every
@@ -14,6 +14,9 @@
  *       releasing in the parent unlocks for both.
  *   K4  What stands behind the pid stays when the lock is taken and given up, as long as the pid can be written. Where
  *       it cannot, the file is emptied: nobody relies on what it holds.
+ *   K5  The directory is locked before the file and as long: the file may be removed, or not be there for a store that
+ *       is only read, and the next one of its name would be free. Where a file system locks no directories, the file's
+ *       lock is the only one.
  */
 #include "platform/vfs_posix.h"
 
@@ -31,7 +34,8 @@
 
 struct vfs_lock {
     const struct mem *mem;
-    int fd;
+    int fd;     /* of the file; -1: a shared lock without one */
+    int dir_fd; /* of the directory; -1: it cannot be locked (K5) */
     bool shared;
     pid_t owner;
     struct posix_sync sync;
@@ -96,6 +100,43 @@ static int lock_busy(const char *name, int fd, int64_t *ret_holder_pid, struct p
                      holder == (int64_t)getpid() ? " (this one)" : "");
 }
 
+/* 0 or an errno. */
+static int lock_take(int fd, bool shared) {
+    int locked;
+    do {
+        locked = MUTATION(posix_lock) ? 0 : flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB);
+    } while (locked != 0 && errno == EINTR);
+    return locked == 0 ? 0 : errno;
+}
+
+/* K5. Another holder is named by the file, if that is there. */
+static int lock_directory(const struct vfs_dir *dir, const char *name, bool shared, int *ret_fd,
+                          int64_t *ret_holder_pid, struct pleat_error *err) {
+    int fd;
+    int os_errno = posix_dir_open_fd(dir->fd, ".", &fd);
+    if (os_errno != 0) {
+        return error_system(err, os_errno, "open directory", dir->path);
+    }
+    os_errno = MUTATION(posix_lock_directory) ? EBADF : lock_take(fd, shared);
+    if (os_errno == 0) {
+        *ret_fd = fd;
+        return 0;
+    }
+    (void)close(fd);
+    *ret_fd = -1;
+    if (os_errno != EWOULDBLOCK) {
+        return 0; /* not something that this file system locks */
+    }
+    struct pleat_error ignored;
+    int file;
+    bool has_file = posix_open_at(dir, name, O_RDONLY, 0, &file, &ignored) == 0;
+    int rc = lock_busy(name, has_file ? file : -1, ret_holder_pid, err);
+    if (has_file) {
+        (void)close(file);
+    }
+    return rc;
+}
+
 /* One attempt: 0 with *ret_fd held, 1 when the file was replaced meanwhile, or an error. */
 static int lock_attempt(const struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, int *ret_fd,
                         int64_t *ret_holder_pid, struct pleat_error *err) {
@@ -104,12 +145,10 @@ static int lock_attempt(const struct vfs_dir *dir, const char *name, bool shared
     if (rc < 0) {
         return rc;
     }
-    int locked;
-    do {
-        locked = MUTATION(posix_lock) ? 0 : flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB);
-    } while (locked != 0 && errno == EINTR);
-    if (locked != 0) {
-        rc = errno == EWOULDBLOCK ? lock_busy(name, fd, ret_holder_pid, err) : error_system(err, errno, "flock", name);
+    int os_errno = lock_take(fd, shared);
+    if (os_errno != 0) {
+        rc = os_errno == EWOULDBLOCK ? lock_busy(name, fd, ret_holder_pid, err)
+                                     : error_system(err, os_errno, "flock", name);
     } else {
         rc = lock_is_current(dir, name, fd, err);
     }
@@ -121,58 +160,76 @@ static int lock_attempt(const struct vfs_dir *dir, const char *name, bool shared
     return 0;
 }
 
+/* The file's lock: 0, PLEAT_ERR_NOT_FOUND, or another error. */
+static int lock_file(const struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, int *ret_fd,
+                     int64_t *ret_holder_pid, struct pleat_error *err) {
+    int rc = 1;
+    for (int attempt = 0; rc > 0 && attempt < LOCK_ATTEMPTS; attempt++) {
+        rc = lock_attempt(dir, name, shared, mode, ret_fd, ret_holder_pid, err);
+    }
+    return rc > 0 ? error_set(err, PLEAT_ERR_BUSY, 0, "%s: replaced %d times while being locked", name, LOCK_ATTEMPTS)
+                  : rc;
+}
+
 int posix_dir_lock(struct vfs_dir *dir, const char *name, bool shared, uint32_t mode, struct vfs_lock **ret_lock,
                    int64_t *ret_holder_pid, struct pleat_error *err) {
     if (ret_holder_pid != NULL) {
         *ret_holder_pid = 0;
     }
+    int rc = posix_name_verify(name, err);
+    if (rc < 0) {
+        return rc;
+    }
     struct vfs_lock *lock = mem_alloc(dir->mem, sizeof *lock);
     if (lock == NULL) {
         return error_no_memory(err, "lock handle", sizeof *lock);
     }
+    lock->mem = dir->mem;
+    lock->fd = -1;
+    lock->dir_fd = -1;
+    lock->shared = shared;
+    lock->owner = getpid();
+    atomic_init(&lock->sync.failed_errno, 0);
+    (void)snprintf(lock->name, sizeof lock->name, "%s", name);
     struct pleat_error cause = {0}; /* of its own, because a missing file is no failure of a shared lock */
-    int rc = 1;
-    for (int attempt = 0; rc > 0 && attempt < LOCK_ATTEMPTS; attempt++) {
-        rc = lock_attempt(dir, name, shared, mode, &lock->fd, ret_holder_pid, &cause);
-    }
-    if (rc == 0) {
-        lock->mem = dir->mem;
-        lock->shared = shared;
-        lock->owner = getpid();
-        atomic_init(&lock->sync.failed_errno, 0);
-        (void)snprintf(lock->name, sizeof lock->name, "%s", name);
-        if (!shared) {
-            lock_write_holder(lock->fd, lock->owner);
-        }
-        *ret_lock = lock;
-        return 0;
-    }
-    mem_free(dir->mem, lock);
-    if (rc > 0) {
-        return error_set(err, PLEAT_ERR_BUSY, 0, "%s: replaced %d times while being locked", name, LOCK_ATTEMPTS);
-    }
+    rc = lock_directory(dir, name, shared, &lock->dir_fd, ret_holder_pid, &cause);
+    rc = rc == 0 ? lock_file(dir, name, shared, mode, &lock->fd, ret_holder_pid, &cause) : rc;
     if (shared && rc == PLEAT_ERR_NOT_FOUND) {
-        *ret_lock = NULL;
-        return 0;
+        rc = 0;
     }
-    return error_set(err, rc, cause.os_errno, "%s", cause.message);
+    if (rc < 0) {
+        posix_lock_release(lock);
+        return error_set(err, rc, cause.os_errno, "%s", cause.message);
+    }
+    if (!shared) {
+        lock_write_holder(lock->fd, lock->owner);
+    }
+    *ret_lock = lock;
+    return 0;
 }
 
 void posix_lock_release(struct vfs_lock *lock) {
     if (lock == NULL) {
         return;
     }
-    if (lock->owner == getpid()) { /* K3 */
-        if (!lock->shared) {
-            lock_write_holder(lock->fd, 0);
-        }
-        (void)flock(lock->fd, LOCK_UN);
+    bool is_owner = lock->owner == getpid(); /* K3 */
+    const int fds[] = {lock->fd, lock->dir_fd}; /* K5: the directory's last */
+    if (is_owner && !lock->shared && lock->fd >= 0) {
+        lock_write_holder(lock->fd, 0);
     }
-    (void)close(lock->fd);
+    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++) {
+        if (fds[i] >= 0) {
+            (void)(is_owner ? flock(fds[i], LOCK_UN) : 0);
+            (void)close(fds[i]);
+        }
+    }
     mem_free(lock->mem, lock);
 }
 
 int posix_lock_read(struct vfs_lock *lock, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    if (lock->fd < 0) {
+        return error_set(err, PLEAT_ERR_NOT_FOUND, ENOENT, "%s: is not there", lock->name);
+    }
     return posix_read_all(lock->fd, offset, buffer, n, lock->name, err);
 }
 

@@ -8,6 +8,8 @@
  *   D1  VFS_DIR_CREATE syncs the parent even when the directory was there: whoever made it may have died before its
  *       own sync, and everything durable in the directory hangs on that one name.
  *   D2  dir_list reads through a descriptor of its own, so lists may run side by side; it allocates nothing.
+ *   D3  No descriptor of a store is 0, 1 or 2, also in a process that has closed those: what somebody writes to
+ *       "standard error" would go into a file of the store.
  */
 #include "platform/vfs_posix.h"
 
@@ -34,6 +36,18 @@ int posix_name_verify(const char *name, struct pleat_error *err) {
     return 0;
 }
 
+int posix_fd_move(int fd) {
+    enum { STANDARD_FDS = 3 };
+    if (fd < 0 || fd >= STANDARD_FDS) {
+        return fd;
+    }
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, STANDARD_FDS); /* D3 */
+    int os_errno = errno;
+    (void)close(fd);
+    errno = os_errno;
+    return moved;
+}
+
 int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32_t mode, int *ret_fd,
                   struct pleat_error *err) {
     int rc = posix_name_verify(name, err);
@@ -44,6 +58,7 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
     do {
         /* O_NONBLOCK means nothing to a regular file and keeps the open of a pipe from waiting for its other end. */
         fd = openat(dir->fd, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, (mode_t)(mode & 07777));
+        fd = posix_fd_move(fd);
     } while (fd < 0 && errno == EINTR);
     if (fd < 0 && errno == ELOOP) {
         return error_set(err, PLEAT_ERR_INVALID, ELOOP, "%s: is a symbolic link, which a store never follows", name);
@@ -71,10 +86,10 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
 
 /* ---- directories ------------------------------------------------------------------------------------------------ */
 
-static int dir_open_fd(int at, const char *path, int *ret_fd) {
+int posix_dir_open_fd(int at, const char *path, int *ret_fd) {
     int fd;
     do {
-        fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        fd = posix_fd_move(openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     } while (fd < 0 && errno == EINTR);
     *ret_fd = fd;
     return fd < 0 ? errno : 0;
@@ -97,7 +112,7 @@ static int dir_open_error(struct pleat_error *err, int os_errno, const char *ope
  * no sync or is never written: its name is not a crash's to take. */
 static int dir_sync_parent(const struct vfs_dir *dir, bool created, struct pleat_error *err) {
     int fd;
-    int os_errno = dir_open_fd(dir->fd, "..", &fd);
+    int os_errno = posix_dir_open_fd(dir->fd, "..", &fd);
     if (os_errno != 0) {
         return created || os_errno != EACCES ? error_system(err, os_errno, "open parent", dir->path) : 0;
     }
@@ -119,7 +134,7 @@ static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const ch
     memcpy(dir->path, path, path_bytes);
 
     bool created = false;
-    int os_errno = dir_open_fd(AT_FDCWD, path, &dir->fd);
+    int os_errno = posix_dir_open_fd(AT_FDCWD, path, &dir->fd);
     if (os_errno == ENOENT && how == VFS_DIR_CREATE) {
         /* A directory is used by passing through it: whoever may read it also gets x. */
         uint32_t dir_mode = (mode & 0777) | ((mode & 0444) >> 2);
@@ -130,7 +145,7 @@ static int posix_dir_open(const struct vfs *vfs, const struct mem *mem, const ch
             mem_free(mem, dir);
             return rc;
         }
-        os_errno = dir_open_fd(AT_FDCWD, path, &dir->fd);
+        os_errno = posix_dir_open_fd(AT_FDCWD, path, &dir->fd);
     }
     if (os_errno != 0) {
         int rc = dir_open_error(err, os_errno, "open directory", path);
@@ -163,7 +178,7 @@ static int posix_dir_sync(struct vfs_dir *dir, struct pleat_error *err) {
 static int posix_dir_list(struct vfs_dir *dir, int (*callback)(void *context, const char *name), void *context,
                           struct pleat_error *err) {
     int fd;
-    int os_errno = dir_open_fd(dir->fd, ".", &fd);
+    int os_errno = posix_dir_open_fd(dir->fd, ".", &fd);
     if (os_errno != 0) {
         return error_system(err, os_errno, "open directory", dir->path);
     }

@@ -36,6 +36,10 @@ struct posix_sync {
  * but a regular file. */
 int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32_t mode, int *ret_fd,
                   struct pleat_error *err);
+/* The descriptor, above those of standard input, output and error (D3); -1 with errno. */
+int posix_fd_move(int fd);
+/* Opens a directory: 0 or an errno. */
+int posix_dir_open_fd(int at, const char *path, int *ret_fd);
 /* 0, or PLEAT_ERR_INVALID for a name that is empty, too long, "." or "..", or holds a '/'. */
 int posix_name_verify(const char *name, struct pleat_error *err);
 /* Reads exactly n bytes at offset; fewer is PLEAT_ERR_CORRUPT. */
