@@ -285,5 +285,42 @@ class Damage(ToolTest):
         self.assertEqual(self.scan(), [(b"k", b"v")])
 
 
+class Surroundings(ToolTest):
+    """What the process finds open, and stores that were made with other limits."""
+
+    @staticmethod
+    def close_standard():
+        for number in (0, 1, 2):
+            os.close(number)
+
+    def test_messages_to_a_closed_standard_error_reach_no_file_of_the_store(self):
+        self.fold(lines([("put", b"k", b"v"), ("commit", b"x")]))
+        before = picture(self.store)
+        for command in (["scan", self.store, "--space", "nope"], ["get", self.store, "absent"], ["fold", self.store]):
+            done = subprocess.run([tool.PLEAT] + command, preexec_fn=self.close_standard, timeout=60)
+            self.assertNotEqual(done.returncode, 0, command)
+        self.assertEqual(before.keys(), picture(self.store).keys())
+        self.run_tool("verify", self.store)
+        self.assertEqual(self.scan(), [(b"k", b"v")])
+
+    def test_a_log_longer_than_the_largest_memtable_is_read(self):
+        self.killed_store([("put", b"k", b"v"), ("commit", b"x")])
+        log = max(self.store.glob("*.wal"))
+        with open(self.store / ("%06d.wal" % (int(log.stem) + 1)), "wb") as file:  # never begun, and hardly there
+            file.truncate(8 << 30)
+        self.assertEqual(self.scan(), [(b"k", b"v")])
+        self.run_tool("fold", self.store, "--memtable", "7169", status=2)
+
+    def test_verify_says_how_many_tables_were_sound(self):
+        for i in range(3):
+            self.fold(lines([("put", b"%d" % i, b"v" * 100), ("commit", b"%d" % i)]))
+        tables = sorted(self.store.glob("*.tbl"))
+        self.assertEqual(len(tables), 3)
+        sound = tables[-1].read_bytes()
+        tables[-1].write_bytes(sound[:20] + bytes([sound[20] ^ 1]) + sound[21:])
+        done = self.run_tool("verify", self.store, status=3)
+        self.assertIn(b"2 tables were sound", done.stderr)
+
+
 if __name__ == "__main__":
     tool.main()

@@ -315,7 +315,7 @@ static int fold_run(int argc, char **argv) {
         {"--space", ARGS_BYTES, &fold.space_name, 0, 0},
         {"--cursor", ARGS_BYTES, &fold.cursor_name, 0, 0},
         {"--durability", ARGS_TEXT, &durability, 0, 0},
-        {"--memtable", ARGS_NUMBER, &memtable_mib, 1, 8192},
+        {"--memtable", ARGS_NUMBER, &memtable_mib, 1, TOOL_MEMTABLE_MIB_MAX},
         {"--cache", ARGS_NUMBER, &cache_mib, 1, 1 << 24},
         {"--group-delimiter", ARGS_BYTES, &delimiter, 0, 0},
         {"--group-delimiters", ARGS_NUMBER, &delimiters, 1, 64},

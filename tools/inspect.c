@@ -168,7 +168,7 @@ static int verify_run(int argc, char **argv) {
     uint64_t begin = tool_now_ns();
     if (pleat_check(db, &check, &err) < 0) {
         status = tool_error(&command_verify, NULL, &err);
-        fprintf(stderr, "pleat verify: %" PRIu64 " tables were looked at up to there\n", check.tables);
+        fprintf(stderr, "pleat verify: %" PRIu64 " tables were sound up to there\n", check.tables);
     } else {
         printf("manifest     %" PRIu64 " edits: identity, checksums, order, that every edit fits its predecessors\n",
                check.manifest_edits);

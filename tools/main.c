@@ -1,12 +1,15 @@
 /*
- * main.c - the `pleat` command: picks the command, prints help.
+ * main.c - the `pleat` command: takes its place in the system, picks the command, prints help.
  */
 #include "tool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 static const struct tool_command *const commands[] = {
     &command_fold, &command_cursor, &command_get,     &command_scan,
@@ -60,7 +63,8 @@ static void help_print(FILE *file) {
     }
     fprintf(file, "  pleat %-8s %s\n\n", "help", "this text, or that of one command: pleat help COMMAND");
     fputs("Keys, values and cursors are bytes; as text they have the escapes \\t \\n \\\\ \\0.\n"
-          "Reading commands open the store read-only and change nothing.\n\n"
+          "Reading commands open the store read-only and change nothing. While one runs nobody can write the\n"
+          "store, and beside a writer all but dump are refused.\n\n"
           "Exit status: 0 done; 1 the key or cursor is not there; 2 wrong usage; 3 an error, named on standard error;\n"
           "4 fold: the input ended inside a batch, which was not applied; 128+n ended cleanly by signal n.\n",
           file);
@@ -80,7 +84,29 @@ static int help_run(int argc, char **argv) {
     return fflush(stdout) == 0 ? TOOL_OK : TOOL_ERROR;
 }
 
+/* Descriptors 0 to 2 that are closed are taken, so that no pipe and no file gets their numbers: by something that
+ * answers EBADF to what they are for, but for messages, which are lost. */
+static void standard_take(void) {
+    static const int flags[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", flags[fd]) != fd) {
+            _exit(TOOL_ERROR);
+        }
+    }
+}
+
+/* A store keeps a descriptor for each table that was read: as many as may be. */
+static void descriptors_raise(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int main(int argc, char **argv) {
+    standard_take();
+    descriptors_raise();
     if (argc < 2) {
         help_print(stderr);
         return TOOL_USAGE;

@@ -45,7 +45,7 @@ void store_files_read(const char *path, struct store_files *ret_files) {
 
 int store_open_read(const struct tool_command *command, const char *path, struct pleat_db **ret_db) {
     enum { MEMTABLE_BYTES_LEAST = 64 << 20 };
-    const uint64_t memtable_bytes_most = 8ull << 30;
+    const uint64_t memtable_bytes_most = (uint64_t)TOOL_MEMTABLE_MIB_MAX << 20;
     struct store_files files;
     store_files_read(path, &files);
     uint64_t room = files.log_bytes > MEMTABLE_BYTES_LEAST ? files.log_bytes : MEMTABLE_BYTES_LEAST;

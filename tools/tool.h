@@ -30,6 +30,8 @@ enum tool_status {
     TOOL_TAIL = 4,   /* fold: the input ended inside a batch, which was not applied */
 };
 
+#define TOOL_MEMTABLE_MIB_MAX 7168 /* the library's limit of memtable_bytes */
+
 struct tool_command {
     const char *name;
     const char *usage;                 /* what follows the name */

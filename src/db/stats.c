@@ -124,7 +124,7 @@ int pleat_check(struct pleat_db *db, struct pleat_check *ret_check, struct pleat
                 struct table_check table = {0};
                 rc = table_verify(registry_store(db->registry), &tree->levels[level].tables[i]->meta,
                                   &tree->space.grouping, &table, err);
-                check.tables++;
+                check.tables += rc == 0;
                 check.blocks += table.blocks;
                 check.entries += table.entries;
                 check.bytes += table.bytes;
@@ -132,8 +132,6 @@ int pleat_check(struct pleat_db *db, struct pleat_check *ret_check, struct pleat
         }
     }
     version_unref(version);
-    if (rc == 0) {
-        *ret_check = check;
-    }
+    *ret_check = check;
     return rc;
 }
