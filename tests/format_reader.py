@@ -635,7 +635,8 @@ class Store:
                    "MANIFEST is older than segment %d knows" % number)
             expect(number > synced or segment.is_valid and segment.missing == 0, "a synced segment is cut")
             expect(not segment.is_valid or segment.predecessor[0] < self.manifest.log_floor or
-                   segment.predecessor[0] in numbers, "a predecessor is missing")
+                   segment.predecessor[0] in numbers or segment.predecessor[1] <= self.manifest.history_sequence,
+                   "a predecessor is missing")
             if not segment.is_valid or ended:
                 ended = True
                 continue

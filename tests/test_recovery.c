@@ -658,6 +658,24 @@ Test(syncing, it_covers_every_older_segment_and_the_names) {
     life_end(&life);
 }
 
+/* Out of space means for callers that nothing has changed and that it may go on when space returns. Behind a sync that
+ * failed so, neither holds. */
+Test(syncing, a_sync_that_finds_no_space_is_an_error_of_the_disk) {
+    struct life life;
+    life_begin(&life, simfs_new(19));
+    life_open(&life);
+    life_commit(&life, 'a', 2);
+    simfs_fault_add(life.fs, (struct simfs_fault){.calls = SIMFS_LOG_SYNC, .at = 1, .os_errno = ENOSPC});
+    cr_assert_eq(pleat_sync(life.db, &life.err), PLEAT_ERR_IO, "%s", life.err.message);
+    cr_assert(life.err.code == PLEAT_ERR_IO && life.err.os_errno == ENOSPC);
+    cr_assert_eq(life_try_commit(&life, 'b'), PLEAT_ERR_IO);
+    cr_assert(life.err.code == PLEAT_ERR_IO && life.err.os_errno == ENOSPC);
+    cr_assert_eq(pleat_health(life.db, NULL), PLEAT_ERR_IO);
+    life_check(&life, 2, "of a store that is read-only");
+    life_drop(&life);
+    simfs_free(life.fs);
+}
+
 /* F7: after either the outcome on disk is unknown, so nothing is asked of it again. */
 Test(syncing, a_failed_sync_or_append_makes_the_store_read_only_with_that_error) {
     enum { SYNC, APPEND, STEP, WAYS };

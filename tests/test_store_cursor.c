@@ -228,7 +228,8 @@ Test(fence, other_incarnation_is_refused_unless_replaced) {
     batch = batch_of(&room);
     cursor.incarnation = TEXT("stream two");
     OK(pleat_batch_set_cursor(batch, &cursor, &room.err));
-    REFUSED(PLEAT_ERR_MISMATCH, "incarnation", pleat_commit(room.db, batch, &options, NULL, &room.err));
+    REFUSED(PLEAT_ERR_MISMATCH, "incarnation of 10 bytes is not the stored one of 10 bytes",
+            pleat_commit(room.db, batch, &options, NULL, &room.err));
     cr_assert(present);
     cr_assert_eq(actual.incarnation_bytes, 10);
     cr_assert_eq(memcmp(actual.incarnation, "stream one", 10), 0);

@@ -9,7 +9,8 @@
  * A fold keeps its keys in one space ("default", or "fold" when keys are grouped) and its position in the cursor of the
  * empty name. Everything that pleat.h promises holds; errors and ownership are as there.
  *
- * Threads: apply and close belong to one thread at a time; reads may run beside them from any number of threads.
+ * Threads: apply and close belong to one thread at a time. Reads may run beside apply from any number of threads;
+ * beside close only those through a reader, which keeps the store open.
  */
 #ifndef PLEAT_FOLD_H
 #define PLEAT_FOLD_H

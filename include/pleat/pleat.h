@@ -56,12 +56,14 @@ enum pleat_status {
 
     PLEAT_ERR_INVALID = -1,    /* the call is wrong: the text names the actual value and the limit */
     PLEAT_ERR_CORRUPT = -2,    /* a file is damaged: the text names file, offset, expected and found */
-    PLEAT_ERR_IO = -3,         /* a system call failed: see os_errno */
+    PLEAT_ERR_IO = -3,         /* a system call failed: see os_errno. If that was a sync or a write of the log or the
+                                * manifest, every later write is refused with the same error: see pleat_health */
     PLEAT_ERR_NO_MEMORY = -4,  /* nothing changed; the handle stays usable */
     PLEAT_ERR_NO_SPACE = -5,   /* the disk is full; nothing changed; goes on when space returns */
-    PLEAT_ERR_BUSY = -6,       /* another handle or process holds the store: the text names its pid */
+    PLEAT_ERR_BUSY = -6,       /* another handle or process holds the store, for writing or, when it is to be written,
+                                * for reading: the text names the pid of a writer */
     PLEAT_ERR_MISMATCH = -7,   /* a stored cursor or incarnation is not the expected one */
-    PLEAT_ERR_READ_ONLY = -8,  /* opened read-only, read-only media, or read-only after a failed write: see health */
+    PLEAT_ERR_READ_ONLY = -8,  /* opened read-only, or read-only media */
     PLEAT_ERR_NOT_FOUND = -9,  /* no store or file of that name */
     PLEAT_ERR_EXISTS = -10,    /* a store or file of that name is there */
     PLEAT_ERR_NEWER = -11,     /* written by, or asked with, a newer version than this library */
@@ -131,7 +133,8 @@ struct pleat_options {
 
     uint32_t open_mode;  /* enum pleat_open_mode */
     uint32_t durability; /* enum pleat_durability; default PLEAT_SYNC_INTERVAL */
-    bool read_only;      /* change nothing, not even a lock file; works on read-only media */
+    bool read_only;      /* change nothing, not even a lock file; works on read-only media. Any number of these at
+                          * once, but none beside one that writes: each keeps the other out */
     uint8_t unused[3];
     uint32_t file_mode;          /* permission bits of created files; default 0600 (the directory gets x where r) */
     uint64_t sync_interval_ms;   /* PLEAT_SYNC_INTERVAL: at most this long until durable; default 1000 */
@@ -142,7 +145,9 @@ struct pleat_options {
     struct pleat_cache *cache;   /* a cache shared with other stores; borrowed, must outlive the store */
     uint64_t memtable_bytes;     /* a generation is flushed at this size; default 64 MiB. While commits come, the log
                                     takes up to three times as much disk, of which one or two when they rest */
-    uint64_t table_bytes;        /* target size of a table file; default 64 MiB */
+    uint64_t table_bytes;        /* target size of a table file; default 64 MiB. Each table that was read or is being
+                                  * written takes one of the process's descriptors (ulimit -n) while it is part of the
+                                  * store: 16 a GiB, and a few for every space */
     uint64_t level_base_bytes;   /* least target size of the first sorted level; default 256 MiB */
     uint32_t level_ratio;        /* size ratio of neighbouring levels; default 10 */
     uint32_t level0_tables;      /* runs in level 0 that start a compaction; default 4 */
@@ -153,12 +158,13 @@ struct pleat_options {
     bool log_by_write;           /* write the log with pwrite instead of through a mapping */
     uint8_t unused2[7];
 
-    /* Called from any thread, never while a lock of the store is held that a reader needs. */
+    /* Called from any thread, never while a lock of the store is held that a reader needs. It may read the store, but
+     * must not write, sync, wait, open a space or close. */
     void (*on_log)(void *context, int level, const char *message);
     void *on_log_context;
     /* Called after the durable position advanced: everything up to `sequence` of `history` is durable. From any thread,
-     * now and then from one that is committing: it may read the store, but must not write, sync, wait or close. Two
-     * calls may come out of order: the highest sequence counts. */
+     * now and then from one that is committing: it may read the store, but must not write, sync, wait, open a space or
+     * close. Two calls may come out of order: the highest sequence counts. */
     void (*on_durable)(void *context, uint64_t history, uint64_t sequence);
     void *on_durable_context;
 };
@@ -220,7 +226,7 @@ PLEAT_API struct pleat_space *pleat_default_space(struct pleat_db *db);
 /*
  * Opens or creates the space `name` (1..255 bytes, any content). options may be NULL; for an existing space those
  * that are set must equal the stored ones. *ret_space: borrowed from db, valid until pleat_close, also after a drop
- * (every use is then refused). Creating is durable when it returns.
+ * (every use is then refused). Creating is durable when it returns. At most 1,024 live spaces.
  */
 PLEAT_API int pleat_space_open(struct pleat_db *db, struct pleat_slice name, const struct pleat_space_options *options,
                                struct pleat_space **ret_space, struct pleat_error *err);
@@ -265,7 +271,8 @@ PLEAT_API int pleat_batch_delete(struct pleat_batch *batch, struct pleat_space *
                                  struct pleat_error *err);
 
 /* A resume cursor as it is given. name: 0..255 bytes, default empty. value: 0..1,024 bytes; an empty cursor differs
- * from none. incarnation: 0..64 bytes, which stream the position belongs to; empty: not said. */
+ * from none. incarnation: 0..64 bytes, which stream the position belongs to; empty: not said. A store has at most 1,024
+ * names, and keeps each for ever. */
 struct pleat_cursor {
     struct pleat_slice name;
     struct pleat_slice value;
@@ -315,8 +322,9 @@ struct pleat_commit_options {
     (&(struct pleat_commit_options){.size = sizeof(struct pleat_commit_options), __VA_ARGS__})
 
 /*
- * Applies the batch whole, or not at all, under the next sequence number. The batch is left as it is.
- * options may be NULL. ret_sequence may be NULL; written on 0.
+ * Applies the batch whole, or not at all, under the next sequence number. The batch is left as it is: at most 16 GiB in
+ * the log, and 16 GiB of memory at 1.1 KiB an entry beside its bytes.
+ * options may be NULL. ret_sequence may be NULL; written when the batch was applied, also if a sync failed then.
  * Returns 0: applied, visible to every later read, out of the process (kill -9 does not lose it), durable if synced.
  * PLEAT_SKIPPED; PLEAT_ERR_MISMATCH; PLEAT_ERR_NO_SPACE and PLEAT_ERR_NO_MEMORY with nothing applied; after a failed
  * sync or log write the handle is read-only with that error. An empty batch that sets a cursor is a commit; one that

@@ -36,7 +36,7 @@ void cursor_value_fill(struct pleat_cursor_value *ret, const struct cursor_entry
 /* Tells the caller of a refused commit what is stored. */
 static int commit_mismatch(struct pleat_db *db, const struct pleat_commit_options *options,
                            const struct cursor_entry *stored, struct pleat_error *err, const char *what,
-                           size_t expected_bytes) {
+                           size_t expected_bytes, size_t stored_bytes) {
     if (options->actual != NULL) {
         cursor_value_fill(options->actual, stored, atomic_load_explicit(&db->history, memory_order_relaxed),
                           db_applied(db)); /* relaxed: history is set before the store is handed out */
@@ -49,8 +49,8 @@ static int commit_mismatch(struct pleat_db *db, const struct pleat_commit_option
                          expected_bytes);
     }
     return error_set(err, PLEAT_ERR_MISMATCH, 0,
-                     "%s of %zu bytes is not the stored one of %u bytes (sequence %" PRIu64 ")", what, expected_bytes,
-                     stored->value_bytes, db_applied(db));
+                     "%s of %zu bytes is not the stored one of %zu bytes (sequence %" PRIu64 ")", what, expected_bytes,
+                     stored_bytes, db_applied(db));
 }
 
 static bool commit_same(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
@@ -72,7 +72,7 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
                                        : stored == NULL;
         if (!holds) {
             return commit_mismatch(db, options, stored, err, expected->present ? "cursor" : "no cursor",
-                                   expected->cursor.value_bytes);
+                                   expected->cursor.value_bytes, stored != NULL ? stored->value_bytes : 0);
         }
     }
     struct wal_cursor cursor;
@@ -85,7 +85,8 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
                         !commit_same(stored->incarnation, stored->incarnation_bytes, cursor.incarnation,
                                      cursor.incarnation_bytes);
         if (is_other && !cursor.replace_incarnation) {
-            return commit_mismatch(db, options, stored, err, "incarnation", cursor.incarnation_bytes);
+            return commit_mismatch(db, options, stored, err, "incarnation", cursor.incarnation_bytes,
+                                   stored->incarnation_bytes);
         }
         all_applied = all_applied && stored != NULL && !is_other && /* positions of two streams do not compare */
                       key_compare(cursor.value, cursor.value_bytes, stored->value, stored->value_bytes) <= 0;

@@ -45,8 +45,12 @@ int db_poison(struct pleat_db *db, const struct pleat_error *error) {
     int code = atomic_load_explicit(&db->poison, memory_order_relaxed); /* own stores: sticky_mu is held */
     bool first = code == 0;
     if (first) {
+        /* Out of space or memory means for callers that nothing has changed and it may go on later. Not here: os_errno
+         * keeps the reason. */
+        bool is_passing = error->code == PLEAT_ERR_NO_SPACE || error->code == PLEAT_ERR_NO_MEMORY || error->code == 0;
+        code = is_passing ? PLEAT_ERR_IO : error->code;
         db->sticky = *error;
-        code = error->code != 0 ? error->code : PLEAT_ERR_IO;
+        db->sticky.code = code;
         atomic_store_explicit(&db->poison, code, memory_order_release); /* pairs with the acquire in db_health */
     }
     mutex_unlock(&db->sticky_mu);

@@ -49,12 +49,14 @@ int parts_help(struct pleat_db *db, enum parts_kind kind) {
 }
 
 int parts_run(struct pleat_db *db, enum parts_kind kind, struct parts *parts, struct pleat_error *err) {
-    if (parts->count > 1 && db->scheduler != NULL) {
-        scheduler_wake(db->scheduler);
-    }
     mutex_lock(&db->work_mu);
     parts->link = db->parts[kind];
     db->parts[kind] = parts;
+    mutex_unlock(&db->work_mu);
+    if (parts->count > 1 && db->scheduler != NULL) {
+        scheduler_wake(db->scheduler); /* they find it */
+    }
+    mutex_lock(&db->work_mu);
     parts_work(db, parts);
     while (parts->running > 0) {
         condition_wait(&db->work_done, &db->work_mu);

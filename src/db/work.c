@@ -318,7 +318,8 @@ int work_until(struct pleat_db *db, bool (*done)(struct pleat_db *db), struct pl
             if (rc == PLEAT_END) {
                 rc = work_compact(db, err);
             }
-            if (rc == PLEAT_END && !done(db) && !work_wait_other(db)) {
+            /* Asked again when nobody is busy any more: who was may have done what this waits for. */
+            if (rc == PLEAT_END && !done(db) && !work_wait_other(db) && !done(db)) {
                 rc = error_set(err, PLEAT_ERR_BUSY, 0, "no job is left to run, and the wait has not ended");
             }
             if (rc < 0) {
