@@ -584,6 +584,7 @@ static struct {
     const struct vfs *real;
     struct life *life;
     bool rotate;
+    unsigned flushes; /* so many generations are filled and flushed as well */
 } busy;
 
 static int busy_log_sync(struct vfs_log *log, struct pleat_error *err) {
@@ -591,6 +592,11 @@ static int busy_log_sync(struct vfs_log *log, struct pleat_error *err) {
     struct life *life = busy.life;
     busy.life = NULL;
     if (rc == 0 && life != NULL) {
+        for (; busy.flushes > 0; busy.flushes--) {
+            life_commit_until_rotated(life, 'b');
+            while (pleat_step(life->db, &life->err) == 0) {
+            }
+        }
         if (busy.rotate) {
             life_commit_until_rotated(life, 'b');
         }
@@ -623,6 +629,36 @@ Test(syncing, a_commit_beside_a_sync_is_not_durable_by_it) {
     life_crash(&life, SIMFS_MIN, 1);
     life_open(&life);
     life_check(&life, 4, "after both syncs");
+    life_end(&life);
+}
+
+static unsigned segments_held(const struct life *life) {
+    unsigned count = 0;
+    for (const struct segment *segment = life->db->segments; segment != NULL; segment = segment->next) {
+        count++;
+    }
+    return count;
+}
+
+/* One slow sync of the log must not take the workers, and with them all flushes: the segment that it is inside of is
+ * left to a later job, those that died meanwhile go. */
+Test(syncing, flushes_go_on_beside_a_sync_that_takes_its_time) {
+    struct life life;
+    struct vfs vfs;
+    busy_open(&life, &vfs, false);
+    busy.life = &life;
+    busy.flushes = 3;
+    life_sync(&life);
+    cr_assert_eq(busy.flushes, 0);
+    cr_assert_eq(segments_held(&life), 2, "the one that was synced, and the active one");
+    (void)pleat_step(life.db, &life.err);
+    cr_assert_eq(segments_held(&life), 1);
+    uint64_t applied = life_applied(&life);
+    life_sync(&life);
+    cr_assert_eq(life_durable(&life, NULL), applied);
+    life_crash(&life, SIMFS_MIN, 1);
+    life_open(&life);
+    life_check(&life, applied, "after both syncs");
     life_end(&life);
 }
 

@@ -203,6 +203,7 @@ struct pleat_db {
     struct mutex sync_mu;
     struct condition sync_done;
     struct segment *segments;      /* oldest first */
+    uint64_t log_floor;            /* those with lower numbers are dead */
     struct spare spare;            /* for the one behind the newest of them */
     struct cursor_set durable_cursors;
     struct cursor_set sync_cursors; /* of the sync under way: owned by its leader */
@@ -435,9 +436,9 @@ static inline uint64_t db_durable(const struct pleat_db *db) {
 int sync_to(struct pleat_db *db, uint64_t sequence, struct pleat_error *err);
 /* A flush made everything up to `sequence` durable, with these cursors. */
 void sync_flushed(struct pleat_db *db, uint64_t sequence, const struct cursor_set *cursors);
-/* Closes and unlinks the segments below log_floor, oldest first, waiting for threads that are inside one (Y2). No lock
- * held that such a thread may want. */
-void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor);
+/* Closes and unlinks the segments below log_floor (0: below that of the last call), oldest first. One that a thread is
+ * inside of (Y2) is waited for, with no lock held that such a thread may want, or is left to a later call. */
+void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor, bool wait);
 /* Waits until no sync has to wait for the flush of recovered records (Y4). That may fail without poisoning the store: a
  * commit that asks for a sync waits before anything of it is applied. No lock held. */
 int sync_recovered(struct pleat_db *db, struct pleat_error *err);

@@ -463,7 +463,7 @@ static int close_write(struct pleat_db *db, struct pleat_error *err) {
     }
     if (rc == 0) {
         sync_flushed(db, edit.last_sequence, &edit.cursors);
-        sync_unlink_dead(db, edit.log_floor);
+        sync_unlink_dead(db, edit.log_floor, true);
     }
     edit_fini(&edit);
     return rc;

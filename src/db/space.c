@@ -195,7 +195,7 @@ static int space_remove_content(struct pleat_space *space, bool drop, struct ple
         ASSERT(db_applied(db) == edit.last_sequence); /* published with the view: see view_on_version */
         db->active->first_sequence = edit.last_sequence + 1; /* still empty: its first commit comes after */
         sync_flushed(db, edit.last_sequence, &edit.cursors);
-        sync_unlink_dead(db, edit.log_floor);
+        sync_unlink_dead(db, edit.log_floor, false);
     }
     edit_fini(&edit);
     return rc;

@@ -63,21 +63,39 @@ static bool sync_advance(struct pleat_db *db, uint64_t sequence, const struct cu
     return true;
 }
 
-void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor) {
-    for (;;) {
-        mutex_lock(&db->sync_mu);
-        struct segment *segment = db->segments;
-        while (segment != NULL && segment->number < log_floor && segment->users > 0) {
-            condition_wait(&db->sync_done, &db->sync_mu);
-            segment = db->segments;
+/* Takes a dead segment that nobody is inside of off the list. *ret_held: there are others. sync_mu held. */
+static struct segment *sync_take_dead(struct pleat_db *db, bool *ret_held) {
+    struct segment **place = &db->segments;
+    *ret_held = false;
+    while (*place != NULL && (*place)->number < db->log_floor) {
+        struct segment *segment = *place;
+        if (segment->users == 0) {
+            ASSERT(segment->sealed);
+            *place = segment->next;
+            return segment;
         }
-        if (segment == NULL || segment->number >= log_floor) {
-            mutex_unlock(&db->sync_mu);
+        *ret_held = true;
+        place = &segment->next;
+    }
+    return NULL;
+}
+
+void sync_unlink_dead(struct pleat_db *db, uint64_t log_floor, bool wait) {
+    for (;;) {
+        bool is_held;
+        mutex_lock(&db->sync_mu);
+        db->log_floor = log_floor > db->log_floor ? log_floor : db->log_floor;
+        struct segment *segment = sync_take_dead(db, &is_held);
+        if (segment == NULL && is_held && wait) {
+            condition_wait(&db->sync_done, &db->sync_mu);
+        }
+        mutex_unlock(&db->sync_mu);
+        if (segment == NULL) {
+            if (is_held && wait) {
+                continue;
+            }
             return;
         }
-        ASSERT(segment->sealed);
-        db->segments = segment->next;
-        mutex_unlock(&db->sync_mu);
         if (segment->writer != NULL) {
             segment_bury(db, segment->writer);
         } else {
@@ -174,7 +192,9 @@ static int sync_lead(struct pleat_db *db, struct pleat_error *err) {
     mutex_unlock(&db->cursors_mu);
     /* The segment that holds `sequence` is on the list: it was put there before its first commit. */
     for (struct segment *segment = db->segments; segment != NULL; segment = segment->next) {
-        if (!segment->synced && segment->writer != NULL) { /* those of earlier lives: see sync_recovered */
+        /* Those of earlier lives: see sync_recovered. What is dead is in tables, and only waits for its removal. */
+        bool is_dead = segment->number < db->log_floor;
+        if (!segment->synced && !is_dead && segment->writer != NULL) {
             ASSERT(count < SYNC_SEGMENTS_MAX); /* two live generations (D3): leaving one out would break Y1 */
             segment->users++;
             names = names || !segment->name_synced;

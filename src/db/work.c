@@ -99,7 +99,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     struct pleat_error failure = {0};
     if (MUTATION(flush_reported_last)) {
         sync_flushed(db, generation->last_sequence, &generation->cursors);
-        sync_unlink_dead(db, log_floor);
+        sync_unlink_dead(db, log_floor, false);
     }
     rc = flush_runs(db, generation, log_floor, &edit, &failure);
     if (rc == 0) {
@@ -124,7 +124,7 @@ int work_flush(struct pleat_db *db, struct pleat_error *err) {
     condition_broadcast(&db->work_done);
     mutex_unlock(&db->work_mu);
     if (rc == 0) { /* behind everything that a commit may wait for: to remove a segment takes tens of ms */
-        sync_unlink_dead(db, log_floor);
+        sync_unlink_dead(db, log_floor, false);
         warm_added(db, before, &edit, NULL);
     }
     edit_fini(&edit);
@@ -284,6 +284,7 @@ int work_run(void *context, unsigned worker) {
         mutex_unlock(&db->work_mu);
         epoch_collect(db->epoch);
         view_sweep(db, false);
+        sync_unlink_dead(db, 0, false);
         segment_tidy(db);
         work_left(db);
     }
@@ -382,6 +383,7 @@ int pleat_step(struct pleat_db *db, struct pleat_error *err) {
         rc = work_compact(db, err);
     }
     rc = rc == PLEAT_END ? segment_make_spare(db) : rc;
+    sync_unlink_dead(db, 0, false);
     view_sweep(db, true);
     return rc;
 }
