@@ -428,3 +428,34 @@ Test(compaction_parts, are_cut_where_tables_of_the_output_level_begin) {
     compaction_fini(room.db->mem, &job);
     room_end(&room);
 }
+
+static int count_write(struct parts *parts, size_t part, struct pleat_error *err) {
+    (void)err;
+    cr_assert_lt(part, parts->count);
+    hook.helped++;
+    return 0;
+}
+
+/* A worker leaves the processor to commits and reads, unless there are processors enough or nobody commits. */
+Test(compaction_parts, are_helped_with_where_that_is_at_nobodys_cost) {
+    enum { BUSY, PROCESSORS, SETTLING, QUIET, WAYS };
+    for (int way = BUSY; way < WAYS; way++) {
+        struct room room;
+        struct parts parts = {.write = count_write, .count = 3};
+        room_init(&room, 11);
+        struct pleat_db *db = room.db;
+        db->options.background = PLEAT_BACKGROUND_THREADS; /* none runs */
+        db->processors = way == PROCESSORS ? db->options.background_threads + 3 : 2;
+        db->idle_wanted = way == SETTLING;
+        uint64_t now = db->vfs->now_ns(db->vfs);
+        db->last_flush_ns = way == QUIET ? now - 1000000000 : now;
+        db->parts[PARTS_COMPACTION] = &parts;
+        hook.helped = 0;
+        (void)work_run(db, 0);
+        cr_assert_eq(hook.helped, way == BUSY ? 0 : 3, "way %d: %d", way, hook.helped);
+        db->parts[PARTS_COMPACTION] = NULL;
+        db->options.background = PLEAT_BACKGROUND_STEPS;
+        db->idle_wanted = 0;
+        room_end(&room);
+    }
+}

@@ -1,9 +1,9 @@
 /*
  * compact_job.c - one compaction in the store: cut in parts that several workers write (parts.c), then one edit.
  *
- * What is long is cut where tables of the output level begin, so that it ends sooner where processors are free: while
- * one runs, no other takes anything from level 0 downward (K4). The parts' tables and the removal of all inputs are one
- * edit. A move is an edit alone.
+ * What is long is cut where tables of the output level begin, so that it ends sooner where processors are free
+ * (work_help in work.c): while one runs, no other takes anything from level 0 downward (K4). The parts' tables and the
+ * removal of all inputs are one edit. A move is an edit alone.
  *
  *   CJ1  Nothing of a compaction is in the manifest before all of its parts are written and their entries counted (R1
  *        of compact.c); when one fails, all files of all parts are removed.

@@ -173,6 +173,7 @@ struct pleat_db {
     uint64_t recovered_sequence; /* what comes up to it is durable by a flush alone (F11) */
     uint64_t recovered_segments;
     uint64_t recovered_records;
+    unsigned processors;           /* that this process may use */
     bool opened; /* everything below is initialised */
 
     /* guarded by open_mu */

@@ -283,6 +283,7 @@ static int open_threads(struct pleat_db *db, struct pleat_error *err) {
     /* What is read-only has nothing to write, and nothing that a sync could make durable. */
     bool threads = db->options.background == PLEAT_BACKGROUND_THREADS && !db->read_only;
     struct scheduler_client client = {.run = work_run, .context = db, .poll_ns = 250000000};
+    db->processors = thread_processors();
     int rc = scheduler_new(db->mem, threads ? db->options.background_threads : 0, &client, &db->scheduler, err);
     return rc == 0 && threads ? sync_thread_start(db, err) : rc;
 }

@@ -220,6 +220,12 @@ void thread_join(struct thread *thread) {
     ASSERT(rc == 0);
 }
 
+unsigned thread_processors(void) {
+    cpu_set_t set;
+    int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return count > 1 ? (unsigned)count : 1;
+}
+
 void thread_sleep_ns(uint64_t ns) {
     struct timespec left = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
     while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) == EINTR) {

@@ -62,6 +62,8 @@ void condition_broadcast(struct condition *condition);
 int thread_start(struct thread *thread, const char *name, void *(*run)(void *context), void *context);
 void thread_join(struct thread *thread);
 void thread_sleep_ns(uint64_t ns);
+/* Processors that the process may run on, 1 at least. */
+unsigned thread_processors(void);
 void thread_yield(void);
 
 /* The asymmetric barrier: thread_light_barrier on the fast side is a compiler barrier where thread_heavy_barrier can
