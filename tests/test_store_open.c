@@ -425,6 +425,20 @@ Test(open, without_permission_is_denied) {
     room_end(&room);
 }
 
+/* The text has 256 bytes: a long path must leave room for what is wrong with it. */
+Test(open, of_a_long_path_says_what_is_wrong) {
+    struct room room;
+    struct pleat_db *db = NULL;
+    char path[700], name[201];
+    room_begin(&room);
+    room.options.open_mode = PLEAT_MUST_EXIST;
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    (void)snprintf(path, sizeof path, "%s/%s/%s", room.parent, name, name);
+    REFUSED(PLEAT_ERR_NOT_FOUND, "No such file", pleat_open(path, &room.options, &db, &room.err));
+    room_end(&room);
+}
+
 Test(open, twice_is_refused_and_names_the_holder) {
     struct room room;
     struct pleat_db *db = NULL;

@@ -61,8 +61,8 @@ int error_system(struct pleat_error *err, int os_errno, const char *operation, c
 #else
     const char *message = strerror_r(os_errno, text, sizeof text) == 0 ? text : "unknown error";
 #endif
-    return error_set(err, error_status_of(os_errno), os_errno, "%s: %s failed: %s (errno %d)", file, operation, message,
-                     os_errno);
+    return error_set(err, error_status_of(os_errno), os_errno, "%.120s: %s failed: %s (errno %d)", file, operation,
+                     message, os_errno);
 }
 
 void error_clear(struct pleat_error *err) {

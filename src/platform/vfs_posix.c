@@ -98,10 +98,11 @@ int posix_dir_open_fd(int at, const char *path, int *ret_fd) {
 static int dir_open_error(struct pleat_error *err, int os_errno, const char *operation, const char *path) {
     switch (os_errno) {
     case ENOTDIR:
-        return error_set(err, PLEAT_ERR_INVALID, os_errno, "%s: is a file or lies below one, not a directory", path);
+        return error_set(err, PLEAT_ERR_INVALID, os_errno, "%.120s: is a file or lies below one, not a directory",
+                         path);
     case ENAMETOOLONG:
     case ELOOP:
-        return error_set(err, PLEAT_ERR_INVALID, os_errno, "%s: no usable path (errno %d)", path, os_errno);
+        return error_set(err, PLEAT_ERR_INVALID, os_errno, "%.120s: no usable path (errno %d)", path, os_errno);
     default:
         return error_system(err, os_errno, operation, path);
     }
