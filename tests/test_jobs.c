@@ -299,6 +299,63 @@ Test(flush, a_half_that_fails_takes_the_other_with_it) {
     }
 }
 
+/* A sync of the log that lasts until it is told to end. */
+static struct {
+    const struct vfs *real;
+    _Atomic bool is_armed; /* release and acquire: between the two threads of the case */
+    _Atomic bool is_inside;
+    _Atomic bool may_end;
+} slow;
+
+static int slow_log_sync(struct vfs_log *log, struct pleat_error *err) {
+    if (atomic_exchange(&slow.is_armed, false)) {
+        atomic_store(&slow.is_inside, true);
+        while (!atomic_load(&slow.may_end)) {
+            thread_sleep_ns(1000000);
+        }
+    }
+    return slow.real->log_sync(log, err);
+}
+
+static void *sync_slowly(void *context) {
+    return pleat_sync(context, NULL) == 0 ? NULL : context;
+}
+
+static void *end_slow_sync(void *context) {
+    thread_sleep_ns(100000000); /* settle has come to its end by then, but for the segment */
+    atomic_store(&slow.may_end, true);
+    return context;
+}
+
+/* A flush leaves the segment that a sync is inside of. A settle ends when that is gone, too. */
+Test(flush, what_it_leaves_to_a_slow_sync_is_gone_behind_a_settle) {
+    struct room room;
+    pthread_t syncing, ending;
+    void *failed = NULL;
+    memset(&slow, 0, sizeof slow);
+    room_init_with(&room, 12, PLEAT_BACKGROUND_THREADS);
+    slow.real = hook.real;
+    room.vfs.log_sync = slow_log_sync; /* the store keeps a pointer to it */
+    room_put_next(&room, 10);
+    atomic_store(&slow.is_armed, true);
+    cr_assert_eq(pthread_create(&syncing, NULL, sync_slowly, room.db), 0);
+    while (!atomic_load(&slow.is_inside)) {
+        thread_sleep_ns(1000000);
+    }
+    cr_assert_eq(room_flush(&room), 0, "the flush does not wait for the sync: %s", room.err.message);
+    cr_assert_not(atomic_load(&slow.may_end));
+    cr_assert_eq(pthread_create(&ending, NULL, end_slow_sync, NULL), 0);
+    cr_assert_eq(pleat_settle(room.db, NULL, NULL, &room.err), 0, "%s", room.err.message);
+    mutex_lock(&room.db->sync_mu);
+    const struct segment *oldest = room.db->segments;
+    bool is_last = oldest != NULL && oldest->next == NULL;
+    mutex_unlock(&room.db->sync_mu);
+    cr_assert(is_last, "a dead segment is behind the settle");
+    cr_assert(pthread_join(ending, NULL) == 0 && pthread_join(syncing, &failed) == 0 && failed == NULL);
+    room_check(&room);
+    room_end(&room);
+}
+
 /* Compactions fail and fail while a flush takes its time. */
 static void *fail_compactions(void *context) {
     struct pleat_db *db = context;

@@ -26,6 +26,13 @@ static void write_file(const char *directory, const char *name, const char *text
     (void)fclose(file);
 }
 
+/* The wait status of a child that was forked. */
+static int child_ended(pid_t child) {
+    int status = 1;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    return status;
+}
+
 Test(open, of_a_file_or_a_foreign_directory_is_refused_and_changes_nothing) {
     struct room room;
     struct pleat_db *db = NULL;
@@ -415,8 +422,7 @@ Test(open, without_permission_is_denied) {
                          : PLEAT_OK;
             _exit(rc == PLEAT_ERR_DENIED ? 0 : 1);
         }
-        int status = 1;
-        cr_assert_eq(waitpid(child, &status, 0), child);
+        int status = child_ended(child);
         cr_assert_eq(status, 0);
     } else {
         cr_assert_eq(chmod(room.path, 0), 0);
@@ -457,8 +463,7 @@ Test(open, twice_is_refused_and_names_the_holder) {
         int rc = pleat_open(room.path, &room.options, &db, &err);
         _exit(rc == PLEAT_ERR_BUSY && strstr(err.message, pid) != NULL ? 0 : 1);
     }
-    int status = 1;
-    cr_assert_eq(waitpid(child, &status, 0), child);
+    int status = child_ended(child);
     cr_assert_eq(status, 0, "another process is told who holds it");
     room_close(&room);
     room_open(&room);
@@ -512,8 +517,7 @@ Test(open, leaves_the_standard_descriptors_to_others) {
         }
         _exit(is_free ? 0 : 1);
     }
-    int status = 1;
-    cr_assert_eq(waitpid(child, &status, 0), child);
+    int status = child_ended(child);
     cr_assert_eq(status, 0);
     room_open(&room);
     cr_assert(room_holds(room.space, "k", "v"));
@@ -529,8 +533,7 @@ Test(open, works_after_the_holder_was_killed) {
         (void)room_put(&room, room.space, "k", "v");
         (void)kill(getpid(), SIGKILL);
     }
-    int status = 0;
-    cr_assert_eq(waitpid(child, &status, 0), child);
+    int status = child_ended(child);
     cr_assert(WIFSIGNALED(status));
     room_open(&room);
     cr_assert(room_holds(room.space, "k", "v"), "a killed process loses no commit that returned");
@@ -585,8 +588,7 @@ Test(fork, child_is_refused_everything_and_leaves_the_parents_store_alone) {
             (void)alarm(20); /* a call that waits for a thread of the parent waits for ever */
             _exit(child_calls(&room, batch));
         }
-        int status = 1;
-        cr_assert_eq(waitpid(child, &status, 0), child);
+        int status = child_ended(child);
         cr_assert_eq(status, 0, "call %d of the child was let through (signal %d)", WEXITSTATUS(status),
                      WTERMSIG(status));
         OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
@@ -611,8 +613,7 @@ Test(fork, close_in_the_child_returns_and_keeps_the_parents_lock) {
             int rc = pleat_close(room.db, NULL);
             _exit(rc == 0 || rc == PLEAT_ERR_FORKED ? 0 : 1);
         }
-        int status = 1;
-        cr_assert_eq(waitpid(child, &status, 0), child);
+        int status = child_ended(child);
         cr_assert_eq(status, 0, "close in the child, mode %d: status %x", mode, (unsigned)status);
         REFUSED(PLEAT_ERR_BUSY, "", pleat_open(room.path, &room.options, &db, &room.err));
         (void)room_put(&room, room.space, "k", "w");
@@ -653,8 +654,7 @@ Test(fork, an_iterator_freed_in_the_child_removes_no_file) {
             pleat_iter_free(iter);
             _exit(0);
         }
-        int status = 1;
-        cr_assert_eq(waitpid(child, &status, 0), child);
+        int status = child_ended(child);
         cr_assert_eq(status, 0);
         cr_assert_eq(count_tables(room.path), 2);
         OK(pleat_iter_first(iter, &room.err));

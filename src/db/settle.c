@@ -71,9 +71,9 @@ static void settle_leaving(struct pleat_db *db) {
 /* Waits until workers have let go of what they have replaced, and removes its files: a job counts as done before. What
  * an iterator or a snapshot holds stays. */
 static void settle_files(struct pleat_db *db) {
-    sync_unlink_dead(db, 0, true);
     do {
         settle_leaving(db);
+        sync_unlink_dead(db, 0, true); /* behind the workers, who leave what a sync is inside of */
         view_sweep(db, true);
         (void)table_ref_remove_all_dead(db->registry);
     } while (table_ref_has_dead(db->registry));
