@@ -864,18 +864,12 @@ static int commit_random(uint64_t seed) {
  * it holds, until somebody looks whether there are any. */
 static void compact_and_leave_the_view(void) {
     struct compaction job;
-    struct compaction_result result;
     struct compaction_beside beside = {0};
-    struct compaction_way way = {.options = &db->shape};
-    struct edit edit;
     bool busy;
     struct version *version = registry_current(db->registry);
     cr_assert_eq(compaction_pick_full(db->mem, version, 0, &db->shape, &beside, &job, &busy, &err), 0);
     version_unref(version);
-    edit_init(&edit, db->mem);
-    cr_assert_eq(compaction_run(db->registry, &job, &way, &edit, &result, &err), 0);
-    cr_assert_eq(view_apply(db, &edit, &err), 0, "%s", err.message);
-    edit_fini(&edit);
+    cr_assert_eq(compact_run(db, &job, &err), 0, "%s", err.message);
     compaction_fini(db->mem, &job);
 }
 

@@ -6,7 +6,8 @@
  * removal of all inputs are one edit. A move is an edit alone.
  *
  *   CJ1  Nothing of a compaction is in the manifest before all of its parts are written and their entries counted (R1
- *        of compact.c); when one fails, all files of all parts are removed.
+ *        of compact.c). When one fails, the files of all parts are removed, or left to the next open as in FJ3 of
+ *        flush_job.c.
  */
 #include "base/assert.h"
 #include "db/db.h"

@@ -13,8 +13,9 @@
  *        with.
  *   FJ2  Where runs may go is decided by a version that shows what every compaction of their space has done: the
  *        version is taken, and compactions of spaces that have none are held off, in one hold of work_mu.
- *   FJ3  Nothing of a flush is in the manifest before all of its parts are written; when one fails, all files of all
- *        parts are removed.
+ *   FJ3  Nothing of a flush is in the manifest before all of its parts are written. When one fails, the files of all
+ *        parts are removed, or, when the manifest takes no more edits (X2, X3 in work.c), left to the sweep of the next
+ *        open.
  */
 #include "base/assert.h"
 #include "db/db.h"
