@@ -538,6 +538,7 @@ static struct pleat_options tiny_options(uint64_t seed) {
         .sync_interval_ms = 1,
         .durability = durabilities[set % 3],
         .log_by_write = set >= 3,
+        .table_files_max = 1 + (uint32_t)(more % 5),
     };
 }
 

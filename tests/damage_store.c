@@ -288,6 +288,7 @@ static void read_store(const struct subject *subject, struct simfs *fs, bool rea
         .memtable_bytes = 16384,
         .cache_bytes = 65536,
         .read_only = read_only,
+        .table_files_max = 2,
     };
     struct meter meter = {{meter_alloc, meter_resize, meter_release, meter_map, meter_unmap, NULL, &meter}, 0, 0};
     struct pleat_error err = {0};

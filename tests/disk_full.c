@@ -358,6 +358,7 @@ static void options_set(bool by_write, uint64_t seed) {
         .level_ratio = 4,
         .level0_tables = 2,
         .log_by_write = by_write,
+        .table_files_max = 3,
     };
 }
 

@@ -95,6 +95,7 @@ static struct pleat_options run_options(uint64_t seed) {
         .sync_interval_ms = 1,
         .durability = durabilities[seed % 3],
         .log_by_write = seed / 3 % 2 == 1,
+        .table_files_max = 1 + (uint32_t)(seed % 4),
     };
 }
 

@@ -100,6 +100,7 @@ static struct pleat_options life_options(struct random *random, bool threads) {
         .sync_interval_ms = 1 + random_below(random, 4),
         .durability = durabilities[random_below(random, 3)],
         .log_by_write = random_below(random, 2) == 0,
+        .table_files_max = 1 + (uint32_t)random_below(random, 8),
     };
 }
 

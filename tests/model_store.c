@@ -501,6 +501,7 @@ static void model_draw_options(struct model *model, uint64_t seed, unsigned set)
         .durability = 1 + (uint32_t)random_below(&random, 3),
         .sync_interval_ms = 1 + random_below(&random, 20),
         .log_by_write = random_below(&random, 2) == 0,
+        .table_files_max = 1u << random_below(&random, 6),
     };
 }
 

@@ -38,10 +38,10 @@ ARGUMENTS = {
 }
 # Every program that may catch something, quick ones first: the order for a defect that CATCHERS does not settle.
 PROGRAMS = ["test_syscalls", "test_memtable", "test_wal_damage", "test_wal", "test_wal_crash", "test_version",
-            "test_version_disk", "test_table", "test_table_damage", "test_table_pages", "test_recovery",
-            "test_recovery_tail", "test_store_disk", "test_store_open", "test_store_cursor", "test_jobs",
-            "test_merge", "test_compaction", "test_platform", "test_store", "crash_store", "fault_store",
-            "model_store", "stress/position_stress"]
+            "test_version_disk", "test_table", "test_table_damage", "test_table_pages", "test_table_files",
+            "test_recovery", "test_recovery_tail", "test_store_disk", "test_store_open",
+            "test_store_cursor", "test_jobs", "test_merge", "test_compaction", "test_platform",
+            "test_store", "crash_store", "fault_store", "model_store", "stress/position_stress"]
 # Which programs are asked first, by the beginning of a defect's name; the longest beginning counts.
 CATCHERS = {
     "posix": "test_syscalls test_platform",
@@ -81,6 +81,7 @@ CATCHERS = {
     "registry": "test_version_disk",
     "table": "test_table_damage test_table",
     "table_page_missing": "test_table_pages",
+    "table_files": "test_table_files",
     "table_sync": "test_table",
 }
 

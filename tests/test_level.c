@@ -234,7 +234,8 @@ static void run_make(struct run *run, const struct rows *rows, size_t rows_each,
                      const struct mem *mem) {
     room_open(&run->room, mem);
     run->grouping = grouping;
-    struct registry_options options = {.store = run->room.store, .rewrite_bytes_min = 1 << 20};
+    struct registry_options options = {.store = run->room.store, .rewrite_bytes_min = 1 << 20,
+                                       .table_files_max = 2};
     struct space_info space = {.id = 0, .name = "default", .name_bytes = 7, .block_bytes = 128,
                                .codec = PLEAT_CODEC_LZ4, .grouping = grouping};
     struct edit edit;

@@ -2,6 +2,7 @@
 #include "support/store_room.h"
 
 #include <inttypes.h>
+#include <sys/resource.h>
 
 /* ---- open and close --------------------------------------------------------------------------------------------- */
 
@@ -120,6 +121,104 @@ static void hear_log(void *context, int level, const char *message) {
     size_t used = strlen(heard);
     cr_assert(level >= PLEAT_LOG_ERROR && level <= PLEAT_LOG_INFO);
     (void)snprintf(heard + used, 2000 - used, "%s\n", message);
+}
+
+/* A space each, and a table each, which no cache holds. */
+static void many_tables(struct room *room, struct pleat_space **spaces, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "space %u", i);
+        cr_assert_eq(pleat_space_open(room->db, text_slice(name), NULL, &spaces[i], &room->err), 0);
+        (void)room_put(room, spaces[i], "k", name);
+    }
+    cr_assert_eq(pleat_settle(room->db, NULL, NULL, &room->err), 0, "%s", room->err.message);
+    struct pleat_stats stats = room_stats(room);
+    uint64_t tables = 0;
+    for (unsigned level = 0; level < PLEAT_LEVELS; level++) {
+        tables += stats.levels[level].tables;
+    }
+    cr_assert_eq(tables, count);
+    room_reopen(room);
+    for (unsigned i = 0; i < count; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "space %u", i);
+        cr_assert_eq(pleat_space_open(room->db, text_slice(name), NULL, &spaces[i], &room->err), 0);
+    }
+}
+
+static unsigned tables_open(void) {
+    unsigned count = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    cr_assert_not_null(directory);
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        char target[700];
+        ssize_t n = readlinkat(dirfd(directory), entry->d_name, target, sizeof target - 1);
+        target[n < 0 ? 0 : n] = '\0';
+        count += strstr(target, ".tbl") != NULL;
+    }
+    (void)closedir(directory);
+    return count;
+}
+
+#define MANY 40
+
+Test(store, keeps_as_many_table_files_open_as_it_may) {
+    struct room room;
+    room_begin(&room);
+    for (uint32_t most = 1; most <= 2 * MANY; most = most * 3 + 1) {
+        struct pleat_space *spaces[MANY];
+        struct pleat_check check;
+        room.options.table_files_max = most;
+        room_open(&room);
+        many_tables(&room, spaces, MANY);
+        for (unsigned round = 0; round < 2; round++) {
+            for (unsigned i = 0; i < MANY; i++) {
+                char name[16];
+                (void)snprintf(name, sizeof name, "space %u", i);
+                cr_assert(room_holds(spaces[i], "k", name));
+                cr_assert_leq(tables_open(), most);
+            }
+        }
+        cr_assert_eq(room_stats(&room).table_files_open, tables_open());
+        cr_assert_eq(room_stats(&room).table_files_open, most < MANY ? most : MANY);
+        cr_assert_eq(room_stats(&room).table_file_opens, MANY, "cached blocks opened files again");
+        OK(pleat_check(room.db, &check, &room.err));
+        cr_assert_eq(check.tables, MANY);
+        cr_assert_leq(tables_open(), most);
+        room_close(&room);
+        cr_assert_eq(tables_open(), 0);
+        room_remove_directory(room.path);
+    }
+    room.options.table_files_max = (1u << 20) + 1;
+    REFUSED(PLEAT_ERR_INVALID, "1048577", pleat_open(room.path, &room.options, &room.db, &room.err));
+    room_end(&room);
+}
+
+/* The process may have far fewer descriptors than the store has tables. */
+Test(store, makes_do_with_few_descriptors) {
+    struct room room;
+    struct pleat_space *spaces[MANY];
+    struct rlimit all, few;
+    room_begin(&room);
+    room_open(&room);
+    many_tables(&room, spaces, MANY);
+    room_close(&room);
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &all), 0);
+    few = all;
+    few.rlim_cur = 24;
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+    room_open(&room);
+    many_tables(&room, spaces, MANY); /* writes, flushes and settles beside it */
+    for (unsigned i = 0; i < MANY; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "space %u", i);
+        cr_assert(room_holds(spaces[i], "k", name), "space %u", i);
+    }
+    struct pleat_check check;
+    OK(pleat_check(room.db, &check, &room.err));
+    room_close(&room);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &all), 0);
+    room_end(&room);
 }
 
 Test(store, log_callback_hears_of_a_recovery_without_bytes_of_the_user) {

@@ -14,6 +14,7 @@
 #include "cache/cache.h"
 #include "sstable/block.h"
 #include "sstable/table.h"
+#include "sstable/table_files.h"
 #include "sstable/table_format.h"
 #include "version/manifest.h"
 #include "wal/wal.h"
@@ -24,6 +25,7 @@
 
 struct dump {
     struct table_store store;
+    struct table_files files;
     const char *file;
     bool entries;
     uint8_t *key_buffer; /* LIMIT_KEY_BYTES and what block reads may touch beyond */
@@ -286,7 +288,7 @@ static int dump_file(struct dump *dump, struct pleat_error *err) {
 
 static int dump_run(int argc, char **argv) {
     enum { CACHE_BYTES = 4 << 20 };
-    struct dump dump = {.store = {.vfs = &vfs_posix, .mem = &mem_system}};
+    struct dump dump = {.store = {.vfs = &vfs_posix, .mem = &mem_system, .files = &dump.files}};
     struct pleat_error err = {0};
     char *positional[2];
     const struct args_option options[] = {{"--entries", ARGS_FLAG, &dump.entries, 0, 0}, {NULL, ARGS_FLAG, NULL, 0, 0}};
@@ -296,6 +298,11 @@ static int dump_run(int argc, char **argv) {
     }
     const char *slash = strrchr(positional[1], '/'); /* DIR/FILE, as a shell completes it, is as good */
     dump.file = slash != NULL ? slash + 1 : positional[1];
+    int os_errno = table_files_init(&dump.files, 2);
+    if (os_errno != 0) {
+        (void)error_system(&err, os_errno, "mutex", dump.file);
+        return tool_error(&command_dump, NULL, &err);
+    }
     dump.key_buffer = mem_alloc(&mem_system, LIMIT_KEY_BYTES + BLOCK_READ_BEYOND);
     int rc = dump.key_buffer == NULL ? error_no_memory(&err, "a key", LIMIT_KEY_BYTES) : 0;
     rc = rc == 0 ? cache_new(&mem_system, CACHE_BYTES, &dump.store.cache, &err) : rc;
@@ -314,6 +321,7 @@ static int dump_run(int argc, char **argv) {
         dump.store.vfs->dir_close(dump.store.dir);
     }
     cache_free(dump.store.cache);
+    table_files_fini(&dump.files);
     mem_free(&mem_system, dump.key_buffer);
     return status;
 }

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -95,18 +94,8 @@ static void standard_take(void) {
     }
 }
 
-/* A store keeps a descriptor for each table that was read: as many as may be. */
-static void descriptors_raise(void) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int main(int argc, char **argv) {
     standard_take();
-    descriptors_raise();
     if (argc < 2) {
         help_print(stderr);
         return TOOL_USAGE;

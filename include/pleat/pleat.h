@@ -145,9 +145,7 @@ struct pleat_options {
     struct pleat_cache *cache;   /* a cache shared with other stores; borrowed, must outlive the store */
     uint64_t memtable_bytes;     /* a generation is flushed at this size; default 64 MiB. While commits come, the log
                                     takes up to three times as much disk, of which one or two when they rest */
-    uint64_t table_bytes;        /* target size of a table file; default 64 MiB. Each table that was read or is being
-                                  * written takes one of the process's descriptors (ulimit -n) while it is part of the
-                                  * store: 16 a GiB, and a few for every space */
+    uint64_t table_bytes;        /* target size of a table file; default 64 MiB */
     uint64_t level_base_bytes;   /* least target size of the first sorted level; default 256 MiB */
     uint32_t level_ratio;        /* size ratio of neighbouring levels; default 10 */
     uint32_t level0_tables;      /* runs in level 0 that start a compaction; default 4 */
@@ -155,8 +153,12 @@ struct pleat_options {
                                   * most 4,294,967,167 bytes */
     uint32_t background;         /* enum pleat_background */
     uint32_t background_threads; /* default 2 */
+    uint32_t table_files_max;    /* table files that are kept open; default 512. Others are opened again when they are
+                                  * read, some microseconds beside the read itself. The store takes so many of the
+                                  * process's descriptors (ulimit -n) at most, one for each read and each written table
+                                  * that is under way, and some ten; where there are fewer left it makes do */
     bool log_by_write;           /* write the log with pwrite instead of through a mapping */
-    uint8_t unused2[7];
+    uint8_t unused2[3];
 
     /* Called from any thread, never while a lock of the store is held that a reader needs. It may read the store, but
      * must not write, sync, wait, open a space or close. */
@@ -518,6 +520,8 @@ struct pleat_stats {
     uint64_t compactions;
     uint64_t moves;           /* tables moved a level down without rewriting */
     uint64_t syncs;           /* of the log */
+    uint64_t table_files_open;  /* now */
+    uint64_t table_file_opens;  /* since open: first touches, and again of those that were closed meanwhile */
     struct pleat_level_stats levels[PLEAT_LEVELS]; /* over all spaces */
 };
 

@@ -129,7 +129,10 @@
     X(table_identity, "F6", "comparing store and number in the footer") \
     X(table_meta, "F6 T3", "comparing a table with what the manifest says of it") \
     X(table_page_order, "F6 X4", "keeping a page of an index between the separators beside it") \
-    X(table_page_missing, "F6 T6", "passing keys whose page of the filter is not in memory")
+    X(table_page_missing, "F6 T6", "passing keys whose page of the filter is not in memory") \
+    X(table_files_most, "TF2", "closing a table's file for another when the set is full") \
+    X(table_files_pinned, "F7 TF1", "leaving a file open that a read has pinned") \
+    X(table_files_give, "F7 TF4", "closing others when there is no descriptor left")
 
 #ifdef PLEAT_MUTATIONS
 

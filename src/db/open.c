@@ -248,6 +248,7 @@ static int open_registry(struct pleat_db *db, const struct db_listing *listing, 
         .lock = db->lock,
         .read_only = db->read_only,
         .rewrite_bytes_min = 64u << 10,
+        .table_files_max = db->options.table_files_max,
         .on_version = view_on_version,
         .context = db,
     };

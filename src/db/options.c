@@ -38,6 +38,7 @@ static const struct option_row store_rows[] = {
     ROW(pleat_options, value_bytes_max, 256ull << 20, 1, LIMIT_VALUE_BYTES, "bytes"),
     ROW(pleat_options, background, 0, 0, PLEAT_BACKGROUND_STEPS, "mode"),
     ROW(pleat_options, background_threads, 2, 1, 64, "threads"),
+    ROW(pleat_options, table_files_max, 512, 1, 1u << 20, "files"),
 };
 
 static const struct option_row space_rows[] = {

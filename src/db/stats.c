@@ -1,5 +1,6 @@
 /* stats.c - one consistent-enough picture of the store in numbers, and the check of everything on disk. */
 #include "db/db.h"
+#include "sstable/table_files.h"
 
 #include <string.h>
 
@@ -94,6 +95,9 @@ int pleat_stats_read(struct pleat_db *db, struct pleat_stats *ret_stats, struct 
     stats.compactions = stats_load(&db->counters.compactions);
     stats.moves = stats_load(&db->counters.moves);
     stats.syncs = stats_load(&db->counters.syncs);
+    struct table_files *files = registry_store(db->registry)->files;
+    stats.table_files_open = table_files_count(files);
+    stats.table_file_opens = stats_load(&files->opens);
     stats.size = ret_stats->size;
     memcpy(ret_stats, &stats, ret_stats->size < sizeof stats ? ret_stats->size : sizeof stats);
     return 0;

@@ -7,13 +7,14 @@
 #include "base/assert.h"
 #include "base/limits.h"
 #include "sstable/block.h"
+#include "sstable/table_files.h"
 #include "sstable/table_format.h"
 #include "sstable/table_index.h"
 
 /* Frozen after table_open, but for the slots. */
 struct table {
     const struct table_store *store;
-    struct vfs_file *file;
+    struct table_file *file;
     struct table_index index;
     uint8_t *filter;                 /* its directory; NULL: none */
     struct cache_slot *filter_slots; /* one a part */
@@ -29,6 +30,16 @@ struct table {
 /* Opens the file by number alone; compares with `expected` unless it is NULL. */
 int table_open_as(const struct table_store *store, uint64_t number, const struct table_meta *expected,
                   struct table **ret_table, struct pleat_error *err);
+
+/* Of the table's file, which is opened for it if need be: file_read; a piece, its checksum verified (room for header
+ * and stored bytes); a section, decoded: owned by the caller (mem_free). */
+int table_read(const struct table *table, uint64_t offset, void *buffer, size_t n, struct pleat_error *err);
+int table_read_piece(const struct table *table, const struct table_handle *handle, uint8_t *piece,
+                     struct pleat_error *err);
+int table_read_section(const struct table *table, const struct table_section *section, uint8_t **ret_image,
+                       struct pleat_error *err);
+/* file_will_read. */
+void table_will_read(const struct table *table, uint64_t offset, uint64_t n);
 
 /* ---- table_page.c ------------------------------------------------------------------------------------------------ */
 

@@ -103,7 +103,7 @@ int table_page_read(const struct table *table, uint32_t page, uint8_t *image, st
         return error_no_memory(err, "the stored bytes of a page", piece_bytes);
     }
     uint8_t *piece = heap != NULL ? heap : stack;
-    int rc = table_piece_read(table->store, table->file, table->seed, &handle, table->name, piece, err);
+    int rc = table_read_piece(table, &handle, piece, err);
     rc = rc < 0 ? rc : table_piece_decode(piece, &handle, image, table->name, err);
     mem_free(mem, heap);
     return rc < 0 ? rc : table_page_verify(table, page, image, handle.image_bytes, err);
@@ -186,7 +186,7 @@ int table_filter_open(struct table *table, struct pleat_error *err) {
                    : error_corrupt(err, table->name, offset, "end of the pages", table->footer.index.handle.offset,
                                    offset);
     }
-    int rc = table_section_read(table->store, table->file, table->seed, section, table->name, &table->filter, err);
+    int rc = table_read_section(table, section, &table->filter, err);
     if (rc < 0) {
         return rc;
     }
@@ -220,7 +220,7 @@ int table_filter_read(const struct table *table, uint32_t part, uint8_t *data, s
     if (piece == NULL) {
         return error_no_memory(err, "the stored bytes of a filter", TABLE_HEADER_BYTES + bytes);
     }
-    int rc = table_piece_read(table->store, table->file, table->seed, &handle, table->name, piece, err);
+    int rc = table_read_piece(table, &handle, piece, err);
     rc = rc < 0 ? rc : table_piece_decode(piece, &handle, data, table->name, err);
     mem_free(table->store->mem, piece);
     return rc;

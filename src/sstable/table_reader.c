@@ -24,6 +24,40 @@
 /* A load runs below a get: its buffer must not be what overflows a small thread stack. */
 #define TABLE_LOAD_STACK_BYTES 16384
 
+/* ---- the file --------------------------------------------------------------------------------------------------- */
+
+int table_read(const struct table *table, uint64_t offset, void *buffer, size_t n, struct pleat_error *err) {
+    int rc = table_file_pin(table->file, err);
+    if (rc == 0) {
+        rc = table->store->vfs->file_read(table->file->file, offset, buffer, n, err);
+        table_file_unpin(table->file);
+    }
+    return rc;
+}
+
+int table_read_piece(const struct table *table, const struct table_handle *handle, uint8_t *piece,
+                     struct pleat_error *err) {
+    int rc = table_read(table, handle->offset, piece, TABLE_HEADER_BYTES + (size_t)handle->stored_bytes, err);
+    return rc < 0 ? rc : table_piece_verify(piece, table->seed, handle, table->name, err);
+}
+
+int table_read_section(const struct table *table, const struct table_section *section, uint8_t **ret_image,
+                       struct pleat_error *err) {
+    int rc = table_file_pin(table->file, err);
+    if (rc == 0) {
+        rc = table_section_read(table->store, table->file->file, table->seed, section, table->name, ret_image, err);
+        table_file_unpin(table->file);
+    }
+    return rc;
+}
+
+void table_will_read(const struct table *table, uint64_t offset, uint64_t n) {
+    if (table_file_pin(table->file, NULL) == 0) {
+        table->store->vfs->file_will_read(table->file->file, offset, n);
+        table_file_unpin(table->file);
+    }
+}
+
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
 static int table_meta_compare(const struct table *table, const struct table_meta *expected, struct pleat_error *err) {
@@ -65,12 +99,12 @@ static int table_meta_compare(const struct table *table, const struct table_meta
 
 static int table_open_sections(struct table *table, const struct table_meta *expected, struct pleat_error *err) {
     const struct table_store *store = table->store;
-    int rc = table_footer_read(store, table->file, table->meta.number, table->name, &table->footer, err);
+    int rc = table_footer_read(store, table->file->file, table->meta.number, table->name, &table->footer, err);
     if (rc < 0) {
         return rc;
     }
     uint8_t *image = NULL;
-    rc = table_section_read(store, table->file, table->seed, &table->footer.properties, table->name, &image, err);
+    rc = table_read_section(table, &table->footer.properties, &image, err);
     if (rc < 0) {
         return rc;
     }
@@ -82,7 +116,7 @@ static int table_open_sections(struct table *table, const struct table_meta *exp
     if (rc < 0) {
         return rc;
     }
-    rc = table_section_read(store, table->file, table->seed, &table->footer.index, table->name, &image, err);
+    rc = table_read_section(table, &table->footer.index, &image, err);
     if (rc < 0) {
         return rc;
     }
@@ -100,16 +134,17 @@ int table_open_as(const struct table_store *store, uint64_t number, const struct
     table->meta.number = number;
     table->seed = table_seed(store->store_id, number);
     table_name(number, table->name);
-    int rc = store->vfs->file_open(store->dir, table->name, VFS_FILE_READ, 0, &table->file, err);
+    int rc = table_file_new(store, number, &table->file, err);
+    rc = rc < 0 ? rc : table_file_pin(table->file, err);
     if (rc < 0) {
-        table->file = NULL;
         goto failed;
     }
     rc = table_open_sections(table, expected, err);
+    table_file_unpin(table->file);
     if (rc < 0) {
         goto failed;
     }
-    table->charged_bytes = sizeof *table + table->index.memory_bytes;
+    table->charged_bytes = sizeof *table + sizeof *table->file + table->index.memory_bytes;
     if (table->filter != NULL) {
         table->charged_bytes += table->footer.filter.handle.image_bytes +
                                 filter_parts(table->filter) * (sizeof(struct cache_slot) + sizeof(uint64_t));
@@ -139,9 +174,7 @@ void table_close(struct table *table) {
         }
         cache_charge(store->cache, -(int64_t)table->charged_bytes);
     }
-    if (table->file != NULL) {
-        store->vfs->file_close(table->file);
-    }
+    table_file_free(table->file);
     table_index_fini(store->mem, &table->index);
     mem_free(store->mem, table->filter);
     mem_free(store->mem, table->filter_slots);
@@ -240,7 +273,7 @@ static int table_load_alone(struct table_load *load, const struct table_handle *
             return error_no_memory(err, "the stored bytes of a block", piece_bytes);
         }
     }
-    int rc = table_piece_read(table->store, table->file, table->seed, handle, table->name, piece, err);
+    int rc = table_read_piece(table, handle, piece, err);
     rc = rc < 0 ? rc : table_load_decode(load, handle, piece, image, err);
     load->stored = rc == 0 ? load->piece : NULL;
     mem_free(table->store->mem, heap);

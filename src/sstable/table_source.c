@@ -83,20 +83,19 @@ static void table_source_release(struct table_source *self) {
 
 /* A long scan tells the system what it is about to read, some MiB at a time. */
 static void table_source_read_ahead(struct table_source *self) {
-    const struct vfs *vfs = self->table->store->vfs;
     uint64_t at = self->handle.offset, from = self->asked > at ? self->asked : at, to = at + TABLE_READ_AHEAD_BYTES;
     if (self->window.is_backward) {
         from = at > TABLE_READ_AHEAD_BYTES ? at - TABLE_READ_AHEAD_BYTES : 0;
         to = self->asked < at ? self->asked : at;
         if (from < to && at - to <= TABLE_READ_AHEAD_BYTES / 2) {
-            vfs->file_will_read(self->table->file, from, to - from);
+            table_will_read(self->table, from, to - from);
             self->asked = from;
         }
         return;
     }
     to = to < self->window.end ? to : self->window.end;
     if (from < to && from - at <= TABLE_READ_AHEAD_BYTES / 2) {
-        vfs->file_will_read(self->table->file, from, to - from);
+        table_will_read(self->table, from, to - from);
         self->asked = to;
     }
 }
@@ -512,7 +511,7 @@ static int table_source_block_stored(struct table_source *self) {
     if (self->piece == NULL && (self->piece = mem_alloc(mem, piece_bytes)) == NULL) {
         return error_no_memory(err, "the stored bytes of a block", piece_bytes);
     }
-    int rc = table_piece_read(table->store, table->file, table->seed, &self->handle, table->name, self->piece, err);
+    int rc = table_read_piece(table, &self->handle, self->piece, err);
     if (rc == 0) {
         self->stored = self->piece;
     }

@@ -279,7 +279,7 @@ static int table_dump_section(const struct table *table, const char *what, const
         return 0;
     }
     uint8_t *image;
-    int rc = table_section_read(table->store, table->file, table->seed, section, table->name, &image, err);
+    int rc = table_read_section(table, section, &image, err);
     if (rc < 0) {
         return rc;
     }
@@ -324,7 +324,7 @@ static int table_dump_page(const struct table *table, const char *what, const st
                            const uint8_t *image, table_dump_callback *callback, void *context,
                            struct pleat_error *err) {
     uint8_t header[TABLE_HEADER_BYTES];
-    int rc = table->store->vfs->file_read(table->file, handle->offset, header, sizeof header, err);
+    int rc = table_read(table, handle->offset, header, sizeof header, err);
     struct table_part part = {
         .what = what,
         .offset = handle->offset,
@@ -367,7 +367,7 @@ static int table_dump_footer(const struct table *table, table_dump_callback *cal
         .image_bytes = TABLE_FOOTER_BYTES,
         .checksum = table->footer.checksum,
     };
-    int rc = table->store->vfs->file_read(table->file, part.offset, footer, sizeof footer, err);
+    int rc = table_read(table, part.offset, footer, sizeof footer, err);
     return rc < 0 ? rc : callback(context, &part, footer);
 }
 

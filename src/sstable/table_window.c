@@ -33,8 +33,7 @@ const uint8_t *table_window_piece(const struct table *table, struct table_window
         }
         window_place(window, from, from + bytes, &window_from, &window_to);
         window->held = 0;
-        if (store->vfs->file_read(table->file, window_from, window->bytes, (size_t)(window_to - window_from), NULL) <
-            0) {
+        if (table_read(table, window_from, window->bytes, (size_t)(window_to - window_from), NULL) < 0) {
             return NULL; /* V2 */
         }
         window->start = window_from;

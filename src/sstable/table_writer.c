@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/mutation.h"
 #include "sstable/block.h"
+#include "sstable/table_files.h"
 
 #include <lz4.h>
 #include <string.h>
@@ -34,8 +35,7 @@ int table_writer_open(struct table_writer *writer, const struct table_store *sto
     size_t block_room = TABLE_HEADER_BYTES + (size_t)LZ4_COMPRESSBOUND(2 * block_bytes);
     rc = rc < 0 ? rc : table_bytes_reserve(store->mem, &writer->buffer, TABLE_WRITE_BYTES + block_room, err);
     /* The file comes last: whatever fails before leaves nothing behind. */
-    rc = rc < 0 ? rc : store->vfs->file_open(store->dir, writer->name, VFS_FILE_CREATE_NEW, store->file_mode,
-                                             &writer->file, err);
+    rc = rc < 0 ? rc : table_files_open(store, writer->name, VFS_FILE_CREATE_NEW, &writer->file, err);
     if (rc < 0) {
         writer->file = NULL;
         table_writer_fini(writer);

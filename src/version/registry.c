@@ -41,11 +41,16 @@ static int registry_new(const struct registry_options *options, struct registry 
     }
     registry->options = *options;
     registry->store = options->store;
+    registry->store.files = &registry->files;
     registry->manifest.store = &registry->store;
     registry->manifest.lock = options->lock;
     registry->number_next = 1;
     cursor_set_init(&registry->cursors, mem);
-    int os_errno = mutex_init(&registry->manifest_mutex, RANK_MANIFEST);
+    int os_errno = table_files_init(&registry->files, options->table_files_max);
+    if (os_errno != 0) {
+        goto no_files;
+    }
+    os_errno = mutex_init(&registry->manifest_mutex, RANK_MANIFEST);
     if (os_errno != 0) {
         goto no_manifest_mutex;
     }
@@ -70,6 +75,8 @@ no_open_mutex:
 no_state_mutex:
     mutex_fini(&registry->manifest_mutex);
 no_manifest_mutex:
+    table_files_fini(&registry->files);
+no_files:
     mem_free(mem, registry);
     return error_system(err, os_errno, "mutex", MANIFEST_NAME);
 }
@@ -92,6 +99,7 @@ void registry_free(struct registry *registry) {
     mutex_fini(&registry->open_mutex);
     mutex_fini(&registry->state_mutex);
     mutex_fini(&registry->manifest_mutex);
+    table_files_fini(&registry->files);
     mem_free(mem, registry);
 }
 

@@ -5,6 +5,7 @@
 #define PLEAT_VERSION_REGISTRY_INTERNAL_H
 
 #include "platform/thread.h"
+#include "sstable/table_files.h"
 #include "version/manifest.h"
 #include "version/version_internal.h"
 
@@ -12,6 +13,8 @@ struct registry {
     /* frozen */
     struct table_store store;
     struct registry_options options;
+
+    struct table_files files; /* of `store` */
 
     struct mutex manifest_mutex; /* RANK_MANIFEST: one change at a time */
     struct mutex state_mutex;    /* RANK_LEAF: the current pointer and the facts, for readers */

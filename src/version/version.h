@@ -194,10 +194,11 @@ int edit_remove_table(struct edit *edit, uint32_t space, unsigned level, uint64_
 /* ---- the registry ----------------------------------------------------------------------------------------------- */
 
 struct registry_options {
-    struct table_store store;          /* vfs, dir, mem, cache, file_mode; store_id is filled in */
+    struct table_store store;          /* vfs, dir, mem, cache, file_mode; store_id and files are filled in */
     struct vfs_lock *lock;             /* of the store, held; NULL: nobody notes or knows the manifest's edition */
     bool read_only;
     uint64_t rewrite_bytes_min;        /* the manifest is rewritten at twice its live size, but not below this */
+    uint32_t table_files_max;          /* that are open at once, at least 1 (table_files.h) */
     /* Called with each new version, after its edit is durable and before registry_apply returns, in order, under the
      * manifest mutex. Takes its own reference. */
     void (*on_version)(void *context, struct version *version);

@@ -618,6 +618,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .level0_tables = 1 + more % 4u,
         .durability = 1 + (more >> 2) % 3u,
         .log_by_write = (more & 128) != 0,
+        .table_files_max = 1 + (more >> 4) % 4u,
     };
     fuzz_mem_init(&api->memory, size, 1024, 1 << 20);
     api->memory.mapped_bound = 8 << 20;

@@ -49,6 +49,7 @@ static int open_manifest(struct fuzz_disk *disk, const struct mem *mem, struct r
         .store = {.vfs = &disk->vfs, .dir = fuzz_disk_dir(disk), .mem = mem, .file_mode = 0600},
         .read_only = true,
         .rewrite_bytes_min = 65536,
+        .table_files_max = 1,
         .on_version = ignore_version,
     };
     return registry_open(&options, ret_registry, err);

@@ -9,6 +9,7 @@
 #include "fuzz/fuzz.h"
 #include "fuzz/store_image.h"
 #include "sstable/filter_internal.h"
+#include "sstable/table_files.h"
 #include "sstable/table_format.h"
 #include "sstable/table_index.h"
 #include "support/history.h"
@@ -293,7 +294,9 @@ static void seed_store(struct simfs *fs, unsigned mode, bool apart) {
     char name[VFS_NAME_BYTES_MAX + 1];
     struct cache *cache = NULL;
     FUZZ_CHECK(cache_new(&mem_system, 1 << 20, &cache, NULL) == 0);
-    struct table_store store = {.vfs = simfs_vfs(fs), .mem = &mem_system, .cache = cache};
+    struct table_files files;
+    FUZZ_CHECK(table_files_init(&files, 2) == 0);
+    struct table_store store = {.vfs = simfs_vfs(fs), .mem = &mem_system, .cache = cache, .files = &files};
     FUZZ_CHECK(store.vfs->dir_open(store.vfs, store.mem, "store", VFS_DIR_EXISTING, 0700, &store.dir, NULL) == 0);
     size_t n = 0;
     uint8_t *manifest = simfs_read_file(fs, "store", MANIFEST_NAME, &n);
@@ -332,6 +335,7 @@ static void seed_store(struct simfs *fs, unsigned mode, bool apart) {
         free(file);
     }
     store.vfs->dir_close(store.dir);
+    table_files_fini(&files);
     cache_free(cache);
     seed_write("store", &image);
 }
@@ -379,8 +383,10 @@ static void seed_tables(void) {
     struct simfs *fs = simfs_new(1);
     struct cache *cache = NULL;
     FUZZ_CHECK(cache_new(&mem_system, 1 << 20, &cache, NULL) == 0);
-    struct table_store store = {
-        .vfs = simfs_vfs(fs), .mem = &mem_system, .cache = cache, .store_id = "store of tables", .file_mode = 0600};
+    struct table_files files;
+    FUZZ_CHECK(table_files_init(&files, 2) == 0);
+    struct table_store store = {.vfs = simfs_vfs(fs), .mem = &mem_system, .cache = cache, .files = &files,
+                                .store_id = "store of tables", .file_mode = 0600};
     FUZZ_CHECK(store.vfs->dir_open(store.vfs, store.mem, "store", VFS_DIR_CREATE, 0700, &store.dir, NULL) == 0);
     for (unsigned shape = 0; shape < SHAPES; shape++) {
         struct table_meta meta;
@@ -394,6 +400,7 @@ static void seed_tables(void) {
         table_meta_fini(&mem_system, &meta);
     }
     store.vfs->dir_close(store.dir);
+    table_files_fini(&files);
     cache_free(cache);
     simfs_free(fs);
 }

@@ -204,6 +204,7 @@ static struct pleat_options store_options(uint8_t mode) {
         .level_base_bytes = 4 << 10,
         .level0_tables = 2,
         .log_by_write = (mode & STORE_IMAGE_BY_WRITE) != 0,
+        .table_files_max = 2,
     };
 }
 

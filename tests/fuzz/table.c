@@ -21,6 +21,7 @@
 #include "fuzz/repair.h"
 #include "support/failmem.h"
 #include "sstable/block.h"
+#include "sstable/table_files.h"
 #include "sstable/table_index.h"
 
 #include <stdlib.h>
@@ -471,13 +472,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct cache *cache = NULL;
     uint64_t cache_bytes = (mode & 16) != 0 ? CACHE_BYTES_SMALL : CACHE_BYTES;
     FUZZ_CHECK(cache_new(&memory.mem, cache_bytes, &cache, NULL) == 0);
-    struct table_store store = {.vfs = &disk.vfs, .dir = fuzz_disk_dir(&disk), .mem = &memory.mem, .cache = cache};
+    struct table_files files;
+    FUZZ_CHECK(table_files_init(&files, 1) == 0);
+    struct table_store store = {.vfs = &disk.vfs, .dir = fuzz_disk_dir(&disk), .mem = &memory.mem, .cache = cache,
+                                .files = &files};
     memcpy(store.store_id, store_id, sizeof store.store_id);
     check_file(&store, key);
     cache_free(cache);
     if ((mode & 8) != 0) {
         check_short_of_memory(&store, cache_bytes, key);
     }
+    table_files_fini(&files);
     FUZZ_CHECK(disk.open_handles == 0);
     fuzz_mem_fini(&memory);
     free(file);

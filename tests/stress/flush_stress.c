@@ -156,7 +156,8 @@ static void open_store(const char *path) {
     struct pleat_error err = {0};
     MUST(db_open_with(path,
                       PLEAT_OPTIONS(.memtable_bytes = 64 << 10, .table_bytes = 64 << 10, .background_threads = 3,
-                                    .durability = PLEAT_SYNC_NONE, .cache_bytes = 1 << 20),
+                                    .durability = PLEAT_SYNC_NONE, .cache_bytes = 1 << 20,
+                                    .table_files_max = 2),
                       &shake_vfs, &shake_mem, &test.db, &err));
     MUST(pleat_space_open(test.db, (struct pleat_slice){"one", 3}, NULL, &test.spaces[0], &err));
     MUST(pleat_space_open(test.db, (struct pleat_slice){"two", 3}, NULL, &test.spaces[1], &err));

@@ -542,6 +542,7 @@ static void isolation_open(void) {
                       .cache_bytes = (64u << 10) << random_below(&random, 5), .table_bytes = 8 << 10,
                       .level_base_bytes = 32 << 10, .level_ratio = 3, .level0_tables = 2, .sync_interval_ms = 5,
                       .background_threads = 1 + (uint32_t)random_below(&random, 3),
+                      .table_files_max = 1u << random_below(&random, 6),
                       .log_by_write = random_below(&random, 4) == 0);
     char path[300];
     (void)snprintf(path, sizeof path, "%s/store", stress_run.path);

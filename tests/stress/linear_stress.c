@@ -437,7 +437,7 @@ static void linear_open(void) {
     struct pleat_options *options =
         PLEAT_OPTIONS(.memtable_bytes = (8u << 10) << random_below(&random, 4), .cache_bytes = 64 << 10,
                       .table_bytes = 4 << 10, .level_base_bytes = 16 << 10, .level_ratio = 3, .level0_tables = 2,
-                      .sync_interval_ms = 5, .log_by_write = random_below(&random, 4) == 0);
+                      .table_files_max = 2, .sync_interval_ms = 5, .log_by_write = random_below(&random, 4) == 0);
     char path[300];
     (void)snprintf(path, sizeof path, "%s/store", stress_run.path);
     MUST(db_open_with(path, options, &shake_vfs, &shake_mem, &linear.db, &err));

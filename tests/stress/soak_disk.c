@@ -283,6 +283,7 @@ static void world_begin(struct world *world, uint64_t seed) {
         .background = PLEAT_BACKGROUND_STEPS,
         .memtable_bytes = 1024 << random_below(random, 4),
         .cache_bytes = 65536,
+        .table_files_max = 2,
         .table_bytes = 1024 + random_below(random, 3000),
         .level_base_bytes = 2048 << random_below(random, 3),
         .level_ratio = 2 + (uint32_t)random_below(random, 3),

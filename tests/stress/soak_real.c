@@ -81,6 +81,7 @@ static void life_open(struct life *life, const char *path, uint64_t seed) {
                       .level_ratio = 2 + (uint32_t)random_below(&random, 4),
                       .level0_tables = 1 + (uint32_t)random_below(&random, 4),
                       .background_threads = 1 + (uint32_t)random_below(&random, 3), .sync_interval_ms = 5,
+                      .table_files_max = 1u << random_below(&random, 5),
                       .durability = durabilities[random_below(&random, 3)],
                       .log_by_write = random_below(&random, 3) == 0, .on_durable = on_durable,
                       .on_durable_context = life);

@@ -375,8 +375,8 @@ static void stress_open(struct stress *stress, const char *path) {
     struct pleat_error err = {0};
     struct pleat_options *options =
         PLEAT_OPTIONS(.memtable_bytes = 32 << 10, .cache_bytes = 256 << 10, .table_bytes = 8 << 10,
-                      .level_base_bytes = 32 << 10, .level_ratio = 4, .sync_interval_ms = 5, .on_durable = on_durable,
-                      .on_durable_context = stress);
+                      .table_files_max = 2, .level_base_bytes = 32 << 10, .level_ratio = 4, .sync_interval_ms = 5,
+                      .on_durable = on_durable, .on_durable_context = stress);
     MUST(db_open_with(path, options, &shake_vfs, &shake_mem, &stress->db, &err));
     stress->spaces[0] = pleat_default_space(stress->db);
     MUST(pleat_space_open(stress->db, (struct pleat_slice){"second", 6}, PLEAT_SPACE_OPTIONS(.block_bytes = 256),

@@ -461,7 +461,8 @@ static void life_open(struct random *random) {
         struct pleat_options *options =
             PLEAT_OPTIONS(.cache = test.cache, .memtable_bytes = (16u << 10) << random_below(random, 3),
                           .table_bytes = 8 << 10, .level_base_bytes = 32 << 10, .level_ratio = 3, .sync_interval_ms = 3,
-                          .background_threads = 1 + (uint32_t)random_below(random, 2), .on_durable = on_durable,
+                          .background_threads = 1 + (uint32_t)random_below(random, 2),
+                          .table_files_max = 1 + (uint32_t)random_below(random, 4), .on_durable = on_durable,
                           .on_durable_context = &test.stores[i]);
         atomic_store(&test.stores[i].heard, 0);
         MUST(db_open_with(path, options, &shake_vfs, &shake_mem, &db, &err));

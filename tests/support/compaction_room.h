@@ -127,6 +127,7 @@ static inline void room_open_registry(struct room *room, bool create) {
     struct registry_options options = {
         .store = {.vfs = room->vfs, .dir = room->dir, .mem = &room->fail.mem, .cache = room->cache, .file_mode = 0600},
         .rewrite_bytes_min = 1 << 16,
+        .table_files_max = 3,
     };
     struct space_info space = {.id = 0,
                                .name_bytes = 7,

@@ -12,6 +12,7 @@
 #include "cache/cache.h"
 #include "platform/vfs.h"
 #include "sstable/table.h"
+#include "sstable/table_files.h"
 #include "support/random.h"
 
 #include <criterion/criterion.h>
@@ -220,6 +221,7 @@ static inline int fault_sync(struct vfs_file *file, struct pleat_error *err) {
 struct room {
     struct vfs vfs;
     struct table_store store;
+    struct table_files files;
     struct pleat_error error;
     char path[64];
 };
@@ -239,6 +241,8 @@ static inline void room_open(struct room *room, const struct mem *mem) {
     cr_assert_eq(vfs_posix.dir_open(&vfs_posix, &mem_system, room->path, VFS_DIR_EXISTING, 0, &room->store.dir, NULL),
                  0);
     cr_assert_eq(cache_new(&mem_system, 64 << 20, &room->store.cache, NULL), 0);
+    cr_assert_eq(table_files_init(&room->files, 4), 0);
+    room->store.files = &room->files;
 }
 
 static inline int room_unlink(void *context, const char *name) {
@@ -256,6 +260,8 @@ static inline void room_close(struct room *room) {
     cache_stats_read(room->store.cache, &stats);
     cr_assert_eq(stats.pinned, 0, "a source left %llu frames pinned", (unsigned long long)stats.pinned);
     cache_free(room->store.cache);
+    cr_assert_eq(table_files_count(&room->files), 0);
+    table_files_fini(&room->files);
     (void)vfs_posix.dir_list(room->store.dir, room_unlink, room, NULL);
     vfs_posix.dir_close(room->store.dir);
     cr_assert_eq(rmdir(room->path), 0);

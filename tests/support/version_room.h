@@ -43,6 +43,7 @@ static inline int room_enter(struct room *room, struct simfs *fs, const struct m
         .store = {.vfs = vfs, .dir = room->dir, .mem = mem, .file_mode = 0600},
         .lock = room->lock,
         .rewrite_bytes_min = 1 << 20,
+        .table_files_max = 2,
     };
     return rc;
 }
