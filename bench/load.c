@@ -72,6 +72,26 @@ uint64_t load_order_at(const struct load_order *order, uint64_t at) {
     return at;
 }
 
+static void load_walk_ask(struct load_walk *walk, uint64_t at) {
+    uint64_t number = load_order_at(walk->order, walk->next);
+    walk->ahead[at % LOAD_AHEAD] = number;
+    walk->next = walk->next + 1 < walk->order->count ? walk->next + 1 : 0;
+    load_prefetch(walk->load, number);
+}
+
+void load_walk_init(struct load_walk *walk, const struct load *load, const struct load_order *order) {
+    *walk = (struct load_walk){.load = load, .order = order};
+    for (uint64_t at = 0; at < LOAD_AHEAD; at++) {
+        load_walk_ask(walk, at);
+    }
+}
+
+uint64_t load_walk_next(struct load_walk *walk) {
+    uint64_t number = walk->ahead[walk->at % LOAD_AHEAD];
+    load_walk_ask(walk, walk->at++);
+    return number;
+}
+
 struct slice load_key(const struct load *load, uint64_t number, uint8_t *key) {
     if (load->kind == LOAD_USER) {
         memcpy(key, "user", 4);

@@ -68,6 +68,20 @@ void load_order_init(struct load_order *order, uint64_t count, bool in_order);
 /* The at-th number of the order. */
 uint64_t load_order_at(const struct load_order *order, uint64_t at);
 
+#define LOAD_AHEAD 8 /* a power of two */
+
+/* The numbers of an order one behind the other, over and over, the model asked for some numbers ahead. */
+struct load_walk {
+    const struct load *load;
+    const struct load_order *order;
+    uint64_t at;
+    uint64_t next; /* in the order, of what is asked for next */
+    uint64_t ahead[LOAD_AHEAD];
+};
+
+void load_walk_init(struct load_walk *walk, const struct load *load, const struct load_order *order);
+uint64_t load_walk_next(struct load_walk *walk);
+
 /* `key` has room for LOAD_KEY_BYTES_MAX, `value` for LOAD_VALUE_BYTES_MAX + 8 bytes. */
 struct slice load_key(const struct load *load, uint64_t number, uint8_t *key);
 struct slice load_value(const struct load *load, uint64_t number, unsigned generation, uint8_t *value);
@@ -84,6 +98,12 @@ static inline unsigned load_next_generation(unsigned generation) {
 
 static inline unsigned load_generation(const struct load *load, uint64_t number) {
     return __atomic_load_n(&load->generations[number], __ATOMIC_ACQUIRE); /* pairs with the release below */
+}
+
+/* Asks for the model's byte of a number that will be needed soon. The model is as large as memory is slow: without it
+ * the driver would wait for a cache line an operation, the longer the more of the cache the engine takes. */
+static inline void load_prefetch(const struct load *load, uint64_t number) {
+    __builtin_prefetch(&load->generations[number], 1);
 }
 
 static inline void load_generation_set(struct load *load, uint64_t number, unsigned generation) {

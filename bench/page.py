@@ -456,8 +456,8 @@ def draw_head(raw, figures):
             machine["load_before"], machine.get("load_after", 0)),
         "%s · %s · %d run%s, %d s in all%s" % (raw["began"], raw["command"], raw["runs"], "s" * (raw["runs"] > 1),
                                                raw.get("seconds", 0), "" if raw["complete"] else " · INTERRUPTED"),
-        "Durability mode: %s (what that is for each engine is below) · driver's own cost: %s" %
-        (raw["durability"], draw_driver(figures)),
+        "Durability mode: %s (what that is for each engine is below) · driver's own cost: %s · memory touched before "
+        "each engine began: %d MiB" % (raw["durability"], draw_driver(figures), raw.get("touched_mib", 0)),
     ]
     if asserts:
         lines.append("Built with assertions on, as Debian does: %s. It costs them some of their speed." %

@@ -22,7 +22,8 @@ def check_report(build, home):
     for engines, courses, more in (("all", "routes", []), ("pleat", "all", ["--sizes", "1k,2k"])):
         out = os.path.join(home, engines)
         command = [sys.executable, os.path.join(HERE, "report"), "--build", build, "--out", out, "--keys", "5k",
-                   "--runs", "1", "--seconds", "0.02", "--courses", courses, "--engines", engines] + more
+                   "--runs", "1", "--seconds", "0.02", "--touch", "16", "--courses", courses, "--engines",
+                   engines] + more
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if run.returncode != 0:
             fail("%s: status %d\n%s" % (" ".join(command), run.returncode, run.stdout))

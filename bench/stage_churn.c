@@ -94,12 +94,14 @@ void stage_churn(struct bench *bench) {
 void stage_kill(struct bench *bench) {
     struct writer writer;
     struct load_order order;
+    struct load_walk walk;
     bench_open(bench, bench->cache_bytes);
     writer_init(&writer, bench, bench->session, bench->batch);
     load_order_init(&order, bench->load.keys, false);
+    load_walk_init(&walk, &bench->load, &order);
     uint64_t count = bench->memtable_bytes / 10 * 9 / (bench->load.key_bytes + bench->load.value_bytes + 20);
     for (uint64_t i = 0; i < count && i < order.count; i++) {
-        writer_put(&writer, load_order_at(&order, i));
+        writer_put(&writer, load_walk_next(&walk));
     }
     writer_flush(&writer);
     bench_figure(bench, "updates_in_memory", "count", (double)writer.updates_total);

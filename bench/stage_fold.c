@@ -43,9 +43,11 @@ void stage_fold(struct bench *bench) {
     writer_init(&writer, bench, bench->session, bench->batch);
     timeline_init(&bench->timeline);
     writer.timeline = &bench->timeline;
+    struct load_walk walk;
+    load_walk_init(&walk, &bench->load, &bench->order);
     struct usage begin = usage_now();
     for (uint64_t i = 0; i < bench->order.count; i++) {
-        writer_put(&writer, load_order_at(&bench->order, i));
+        writer_put(&writer, load_walk_next(&walk));
     }
     writer_flush(&writer);
     report(bench, &writer, &begin);
@@ -91,9 +93,11 @@ void stage_overwrite(struct bench *bench) {
     struct writer writer;
     bench_open(bench, bench->cache_bytes);
     writer_init(&writer, bench, bench->session, bench->batch);
+    struct load_walk walk;
+    load_walk_init(&walk, &bench->load, &bench->order);
     struct usage begin = usage_now();
     for (uint64_t i = 0; i < bench->order.count; i++) {
-        writer_put(&writer, load_order_at(&bench->order, i));
+        writer_put(&writer, load_walk_next(&walk));
     }
     writer_flush(&writer);
     report(bench, &writer, &begin);

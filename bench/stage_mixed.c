@@ -25,12 +25,13 @@ static void *write_flat_out(void *context) {
     struct background *background = context;
     struct bench *bench = background->bench;
     struct load_order order;
+    struct load_walk walk;
     load_order_init(&order, bench->load.keys, false);
-    uint64_t wall = measure_wall(), thread = measure_thread(), at = 0;
+    load_walk_init(&walk, &bench->load, &order);
+    uint64_t wall = measure_wall(), thread = measure_thread();
     while (!atomic_load_explicit(&background->stop, memory_order_relaxed)) {
         for (uint64_t i = 0; i < bench->batch; i++) {
-            writer_put(&background->writer, load_order_at(&order, at));
-            at = at + 1 < order.count ? at + 1 : 0;
+            writer_put(&background->writer, load_walk_next(&walk));
         }
     }
     writer_flush(&background->writer);

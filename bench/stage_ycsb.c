@@ -190,12 +190,14 @@ static uint64_t records_of(const struct bench *bench) {
 void stage_ycsb_load(struct bench *bench) {
     struct writer writer;
     struct load_order order;
+    struct load_walk walk;
     bench_open(bench, bench->cache_bytes);
     writer_init(&writer, bench, bench->session, 100);
     load_order_init(&order, records_of(bench), false);
+    load_walk_init(&walk, &bench->load, &order);
     uint64_t begin = measure_wall();
     for (uint64_t i = 0; i < order.count; i++) {
-        writer_put(&writer, load_order_at(&order, i));
+        writer_put(&writer, load_walk_next(&walk));
     }
     writer_flush(&writer);
     bench_figure(bench, "load", "ns/update", (double)(measure_wall() - begin) / (double)order.count);
