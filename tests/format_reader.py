@@ -576,8 +576,9 @@ class Segment:
         source = Bytes(self.data, at, end)
         for _ in range(count):
             lengths = source.varint(), source.varint(), source.varint()
-            expect(source.u8() <= 1, "flags of a cursor")
-            yield tuple(source.take(length) for length in lengths)
+            flags = source.u8()
+            expect(flags <= 2 and (flags < 2 or lengths[1:] == (0, 0)), "flags of a cursor")
+            yield tuple(source.take(length) for length in lengths) + (flags == 2,)
         expect(source.at == end, "cursors of a record")
 
     def scan(self, at):
@@ -656,9 +657,10 @@ class Store:
         for space, key, row in entries:
             expect(space in self.rows, "record of a space that is not there")
             self.rows[space][key] = row
-        for name, value, incarnation in cursors:
-            stored = self.cursors.get(name, (b"", b""))
-            self.cursors[name] = value, incarnation or stored[1]
+        for name, value, incarnation, removes in cursors:
+            stored = self.cursors.pop(name, (b"", b""))
+            if not removes:
+                self.cursors[name] = value, incarnation or stored[1]
         self.sequence = sequence
         self.log_records += 1
 

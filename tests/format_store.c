@@ -183,6 +183,11 @@ static void maker_corners(struct maker *maker) {
     cursor = (struct pleat_cursor){.name = text("second"), .value = slice(large, 1024)};
     must(pleat_batch_set_cursor(maker->batch, &cursor, &err), &err, "longest cursor");
     maker_commit(maker, 3);
+    cursor = (struct pleat_cursor){.name = text("passing"), .value = text("x"), .incarnation = text("stream-2")};
+    must(pleat_batch_set_cursor(maker->batch, &cursor, &err), &err, "passing cursor");
+    maker_commit(maker, 1);
+    must(pleat_batch_remove_cursor(maker->batch, cursor.name, &err), &err, "passing cursor");
+    maker_commit(maker, 1);
 }
 
 static void maker_spaces(struct maker *maker) {

@@ -176,3 +176,51 @@ Test(recovery_tail, a_commit_takes_no_more_memory_when_it_is_read_back) {
                  oldest->arena->bytes, life.db->active->arena->bytes);
     life_end(&life);
 }
+
+/* Of further cursors: sets them, or removes them, in a commit that puts what life_check expects. */
+static void commit_cursors(struct life *life, bool removes) {
+    struct pleat_batch *batch;
+    char key[8], value[60];
+    uint64_t n = life_applied(life) + 1;
+    (void)snprintf(key, sizeof key, "%03u", (unsigned)n);
+    memset(value, 'c', sizeof value);
+    cr_assert_eq(pleat_batch_new(life->db, &batch, NULL), 0);
+    cr_assert_eq(pleat_batch_put(batch, pleat_default_space(life->db), (struct pleat_slice){key, 3},
+                                 (struct pleat_slice){value, sizeof value}, NULL), 0);
+    cr_assert_eq(pleat_batch_set_cursor(batch, &(struct pleat_cursor){.value = {key, 3}}, NULL), 0);
+    for (unsigned i = 0; i < 40; i++) {
+        char name[8];
+        (void)snprintf(name, sizeof name, "c%02u", i);
+        struct pleat_cursor cursor = {.name = {name, 3}, .value = {"x", 1}};
+        cr_assert_eq(removes ? pleat_batch_remove_cursor(batch, cursor.name, NULL)
+                             : pleat_batch_set_cursor(batch, &cursor, NULL), 0);
+    }
+    cr_assert_eq(pleat_commit(life->db, batch, NULL, NULL, &life->err), 0, "%s", life->err.message);
+    pleat_batch_free(batch);
+    life->marks[n] = 'c';
+}
+
+/* Each generation of a recovery hands its own cursors on when it is flushed, more of them than there are at the end. */
+Test(recovery_tail, cursors_that_a_later_generation_removes_are_durable_in_between) {
+    struct life life;
+    life_begin(&life, simfs_new(5));
+    life_open(&life);
+    commit_cursors(&life, false);
+    life_commit_until_rotated(&life, 'a');
+    commit_cursors(&life, true);
+    uint64_t applied = life_applied(&life);
+    for (unsigned n = 0; n < 2; n++) {
+        struct pleat_cursor_value cursor;
+        life_crash(&life, SIMFS_KILL, n);
+        life_open(&life);
+        life_check(&life, applied, "killed");
+        cr_assert_eq(pleat_flush(life.db, &life.err), 0, "%s", life.err.message);
+        life_sync(&life);
+        for (int position = PLEAT_APPLIED; position <= PLEAT_DURABLE; position++) {
+            int rc = pleat_cursor_read(life.db, (struct pleat_slice){"c07", 3}, (enum pleat_position)position, &cursor,
+                                       NULL);
+            cr_assert_eq(rc, PLEAT_ABSENT);
+        }
+    }
+    life_end(&life);
+}

@@ -86,6 +86,139 @@ Test(cursor, same_name_twice_in_a_batch_the_later_wins) {
     room_end(&room);
 }
 
+/* The cursor and its incarnation are gone, in memory, from a killed store's log, and from the tables' manifest. */
+Test(cursor, removed_one_is_as_if_it_had_never_been_set) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    struct pleat_batch *batch = batch_of(&room);
+    struct pleat_cursor cursor = {.name = TEXT("n"), .value = TEXT("x"), .incarnation = TEXT("stream-1")};
+    OK(pleat_batch_set_cursor(batch, &cursor, &room.err));
+    OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    (void)room_set_cursor(&room, "m", "stays");
+    pleat_batch_clear(batch);
+    uint64_t before = room_sequence(&room, PLEAT_APPLIED), sequence;
+    OK(pleat_batch_remove_cursor(batch, TEXT("n"), &room.err));
+    OK(pleat_batch_remove_cursor(batch, TEXT("never was"), &room.err));
+    cr_assert_eq(pleat_batch_count(batch), 0);
+    struct pleat_snapshot *snapshot;
+    OK(pleat_snapshot_new(room.db, &snapshot, &room.err));
+    OK(pleat_commit(room.db, batch, NULL, &sequence, &room.err));
+    cr_assert_eq(sequence, before + 1, "removing is a commit");
+    struct pleat_cursor_value found;
+    OK(pleat_snapshot_cursor(snapshot, TEXT("n"), &found, &room.err));
+    cr_assert_eq(found.bytes, 1, "a snapshot keeps what it saw");
+    pleat_snapshot_free(snapshot);
+    cr_assert(cursor_is(&room, PLEAT_DURABLE, "n", NULL), "nothing is durable yet");
+    pleat_batch_free(batch);
+    for (int i = 0; i < 3; i++) {
+        char text[200] = "";
+        OK(pleat_sync(room.db, &room.err));
+        for (int position = PLEAT_APPLIED; position <= PLEAT_DURABLE; position++) {
+            cr_assert(cursor_is(&room, (enum pleat_position)position, "n", NULL));
+            cr_assert(cursor_is(&room, (enum pleat_position)position, "m", "stays"));
+        }
+        OK(pleat_cursor_list(room.db, PLEAT_APPLIED, list_cursors, text, &room.err));
+        cr_assert_str_eq(text, "m=stays;");
+        if (i == 0) { /* a killed store's log */
+            char path[sizeof room.path];
+            room_copy(&room, "killed", path, sizeof path);
+            room_close(&room);
+            memcpy(room.path, path, sizeof path);
+            room_open(&room);
+        } else {
+            room_reopen(&room);
+        }
+    }
+    batch = batch_of(&room);
+    cursor.incarnation = TEXT("stream-2"); /* would be refused beside the old one */
+    OK(pleat_batch_set_cursor(batch, &cursor, &room.err));
+    OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    cr_assert(cursor_is(&room, PLEAT_APPLIED, "n", "x"));
+    pleat_batch_free(batch);
+    room_end(&room);
+}
+
+Test(cursor, set_and_removed_in_one_batch_the_later_wins) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    (void)room_set_cursor(&room, "a", "1");
+    struct pleat_batch *batch = batch_of(&room);
+    struct pleat_cursor a = {.name = TEXT("a"), .value = TEXT("2")}, b = {.name = TEXT("b"), .value = TEXT("2")};
+    OK(pleat_batch_remove_cursor(batch, TEXT("a"), &room.err));
+    OK(pleat_batch_set_cursor(batch, &a, &room.err));
+    OK(pleat_batch_set_cursor(batch, &b, &room.err));
+    OK(pleat_batch_remove_cursor(batch, TEXT("b"), &room.err));
+    OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    pleat_batch_free(batch);
+    for (int i = 0; i < 2; i++) {
+        cr_assert(cursor_is(&room, PLEAT_APPLIED, "a", "2"));
+        cr_assert(cursor_is(&room, PLEAT_APPLIED, "b", NULL));
+        room_reopen(&room);
+    }
+    batch = batch_of(&room);
+    static char name[256];
+    REFUSED(PLEAT_ERR_INVALID, "256", pleat_batch_remove_cursor(batch, (struct pleat_slice){name, 256}, &room.err));
+    REFUSED(PLEAT_ERR_INVALID, "NULL", pleat_batch_remove_cursor(NULL, TEXT("a"), &room.err));
+    pleat_batch_free(batch);
+    room_end(&room);
+}
+
+Test(cursor, removing_makes_room_for_another_name) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    struct pleat_batch *batch = batch_of(&room);
+    for (unsigned i = 0; i < 1024; i++) {
+        char name[8];
+        (void)snprintf(name, sizeof name, "%04u", i);
+        struct pleat_cursor cursor = {.name = text_slice(name), .value = TEXT("x")};
+        OK(pleat_batch_set_cursor(batch, &cursor, &room.err));
+    }
+    OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    pleat_batch_clear(batch);
+    struct pleat_cursor one_more = {.name = TEXT("0500 and a half"), .value = TEXT("y")};
+    OK(pleat_batch_set_cursor(batch, &one_more, &room.err));
+    REFUSED(PLEAT_ERR_INVALID, "1025", pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    OK(pleat_batch_remove_cursor(batch, TEXT("never was"), &room.err));
+    REFUSED(PLEAT_ERR_INVALID, "1025", pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    OK(pleat_batch_remove_cursor(batch, TEXT("1000"), &room.err));
+    OK(pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    pleat_batch_free(batch);
+    for (int i = 0; i < 2; i++) {
+        cr_assert(cursor_is(&room, PLEAT_APPLIED, "0500 and a half", "y"));
+        cr_assert(cursor_is(&room, PLEAT_APPLIED, "1000", NULL));
+        cr_assert(cursor_is(&room, PLEAT_APPLIED, "0999", "x"));
+        cr_assert(cursor_is(&room, PLEAT_APPLIED, "1001", "x"));
+        room_reopen(&room);
+    }
+    room_end(&room);
+}
+
+/* As if applied already: no cursor that the batch removes is there. */
+Test(cursor, removing_is_skipped_when_it_was_applied_before) {
+    struct room room;
+    room_begin(&room);
+    room_open(&room);
+    (void)room_set_cursor(&room, "a", "1");
+    struct pleat_batch *batch = batch_of(&room);
+    OK(pleat_batch_put(batch, room.space, TEXT("k"), TEXT("v"), &room.err));
+    OK(pleat_batch_expect_cursor(batch, TEXT("a"), &TEXT("1"), &room.err));
+    OK(pleat_batch_remove_cursor(batch, TEXT("a"), &room.err));
+    OK(pleat_commit(room.db, batch, PLEAT_COMMIT_OPTIONS(.skip_if_applied = true), NULL, &room.err));
+    cr_assert(room_holds(room.space, "k", "v"));
+    REFUSED(PLEAT_ERR_MISMATCH, "none is stored", pleat_commit(room.db, batch, NULL, NULL, &room.err));
+    pleat_batch_clear(batch);
+    OK(pleat_batch_delete(batch, room.space, TEXT("k"), &room.err));
+    OK(pleat_batch_remove_cursor(batch, TEXT("a"), &room.err));
+    cr_assert_eq(pleat_commit(room.db, batch, PLEAT_COMMIT_OPTIONS(.skip_if_applied = true), NULL, &room.err),
+                 PLEAT_SKIPPED);
+    cr_assert(room_holds(room.space, "k", "v"));
+    pleat_batch_free(batch);
+    room_end(&room);
+}
+
 Test(cursor, of_the_longest_name_value_and_incarnation_comes_back) {
     struct room room;
     static char name[255], value[1024], incarnation[64];

@@ -323,7 +323,8 @@ Test(wal_damage, a_record_that_passes_its_checksum_but_does_not_decode_is_corrup
         {UINT32_MAX, 0, 0, 5, 8, {ENTRY_DELETE, 1, 0}},                                /* the same, at length */
         {1, 0, 0, 4, 8, {ENTRY_DELETE, 1, 0}},                                         /* a zero byte too much */
         {1, 0, 0, 5, 8, {ENTRY_DELETE, 1, 0, 0, 0, 0, 0, 1}},                          /* padding that is not zero */
-        {1, 1, 4, 1, 8, {ENTRY_DELETE, 1, 0, 0, 0, 0, 2}},                             /* unknown cursor flag */
+        {1, 1, 4, 1, 8, {ENTRY_DELETE, 1, 0, 0, 0, 0, 4}},                             /* unknown cursor flag */
+        {1, 1, 4, 1, 8, {ENTRY_DELETE, 1, 0, 0, 0, 0, 3}},                             /* both cursor flags */
         {1, 1, 4, 1, 8, {ENTRY_DELETE, 1, 0, 1, 0, 0, 0}},                             /* cursor name cut short */
         {1, 2, 4, 1, 8, {ENTRY_DELETE, 1, 0, 0, 0, 0, 0}},                             /* a cursor without bytes */
         {1, 0, 4, 1, 8, {ENTRY_DELETE, 1, 0, 0, 0, 0, 0}},                             /* bytes that no cursor claims */

@@ -152,6 +152,23 @@ Test(wal_record, a_later_cursor_of_the_same_name_replaces_the_earlier) {
     wal_record_fini(&record);
 }
 
+static int cursor_of_bytes(const uint8_t *bytes, size_t n, struct wal_cursor *ret_cursor) {
+    struct wal_view view = {.cursors = bytes, .cursors_end = bytes + n, .cursor_count = 1};
+    return wal_view_cursor(&view, ret_cursor);
+}
+
+Test(wal_record, a_removed_cursor_has_a_name_alone) {
+    struct wal_cursor cursor;
+    const uint8_t sound[] = {1, 0, 0, 2, 'n'};
+    cr_assert_eq(cursor_of_bytes(sound, sizeof sound, &cursor), 0);
+    cr_assert(cursor.removes && !cursor.replace_incarnation && cursor.name_bytes == 1 && cursor.name[0] == 'n');
+    const uint8_t wrong[][6] = {{1, 1, 0, 2, 'n', 'v'}, {1, 0, 1, 2, 'n', 'i'}, {1, 0, 0, 3, 'n'}, {1, 0, 0, 4, 'n'},
+                                {1, 0, 0, 6, 'n'}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        cr_assert_eq(cursor_of_bytes(wrong[i], i < 2 ? 6 : 5, &cursor), PLEAT_ERR_CORRUPT, "%zu", i);
+    }
+}
+
 Test(wal_record, cursors_are_limited_in_number_but_may_still_be_replaced) {
     struct wal_record record;
     wal_record_init(&record, &mem_system);

@@ -166,7 +166,7 @@ static int record_print(const struct dump *dump, struct wal_view view, uint64_t 
     while ((rc = wal_view_cursor(&view, &cursor)) == 0) {
         fputs("                       cursor \"", stdout);
         escape_print(stdout, (struct pleat_slice){cursor.name, cursor.name_bytes});
-        fputs("\" = ", stdout);
+        fputs(cursor.removes ? "\" removed" : "\" = ", stdout);
         escape_print(stdout, (struct pleat_slice){cursor.value, cursor.value_bytes});
         putchar('\n');
     }

@@ -274,7 +274,7 @@ PLEAT_API int pleat_batch_delete(struct pleat_batch *batch, struct pleat_space *
 
 /* A resume cursor as it is given. name: 0..255 bytes, default empty. value: 0..1,024 bytes; an empty cursor differs
  * from none. incarnation: 0..64 bytes, which stream the position belongs to; empty: not said. A store has at most 1,024
- * names, and keeps each for ever. */
+ * names at a time. */
 struct pleat_cursor {
     struct pleat_slice name;
     struct pleat_slice value;
@@ -285,6 +285,9 @@ struct pleat_cursor {
 /* The commit will set this cursor. The same name twice: the later wins. */
 PLEAT_API int pleat_batch_set_cursor(struct pleat_batch *batch, const struct pleat_cursor *cursor,
                                      struct pleat_error *err);
+/* The commit will remove this cursor with its incarnation: it is then as if it had never been set; if there is none,
+ * nothing. The same name set and removed in one batch: the later wins. A batch that does only this is a commit. */
+PLEAT_API int pleat_batch_remove_cursor(struct pleat_batch *batch, struct pleat_slice name, struct pleat_error *err);
 /* The commit will be applied only if the stored cursor of that name equals `value`; NULL: only if there is none. */
 PLEAT_API int pleat_batch_expect_cursor(struct pleat_batch *batch, struct pleat_slice name,
                                         const struct pleat_slice *value, struct pleat_error *err);
@@ -314,7 +317,7 @@ struct pleat_commit_options {
     size_t size;          /* sizeof of this struct: set by PLEAT_COMMIT_OPTIONS */
     uint32_t sync;        /* enum pleat_commit_sync */
     bool skip_if_applied; /* PLEAT_SKIPPED when every cursor the batch sets is <= the stored one as bytes, and of the
-                           * same incarnation as far as both are said */
+                           * same incarnation as far as both are said, and none that it removes is there */
     uint8_t unused[3];
     struct pleat_cursor_value *actual; /* may be NULL; on PLEAT_ERR_MISMATCH the stored cursor of the name at fault */
     bool *actual_present;              /* may be NULL; whether there is a stored one */
@@ -329,8 +332,8 @@ struct pleat_commit_options {
  * options may be NULL. ret_sequence may be NULL; written when the batch was applied, also if a sync failed then.
  * Returns 0: applied, visible to every later read, out of the process (kill -9 does not lose it), durable if synced.
  * PLEAT_SKIPPED; PLEAT_ERR_MISMATCH; PLEAT_ERR_NO_SPACE and PLEAT_ERR_NO_MEMORY with nothing applied; after a failed
- * sync or log write the handle is read-only with that error. An empty batch that sets a cursor is a commit; one that
- * sets none takes no sequence number.
+ * sync or log write the handle is read-only with that error. An empty batch that sets or removes a cursor is a commit;
+ * one that does neither takes no sequence number.
  * Blocking: may be delayed while flushes and compactions are behind, by at most 10 ms unless level 0 or both memtables
  * are full. Any thread.
  */

@@ -214,6 +214,19 @@ int pleat_batch_set_cursor(struct pleat_batch *batch, const struct pleat_cursor 
     return wal_record_set_cursor(&batch->record, &encoded, err);
 }
 
+int pleat_batch_remove_cursor(struct pleat_batch *batch, struct pleat_slice name, struct pleat_error *err) {
+    error_clear(err);
+    if (batch == NULL) {
+        return error_set(err, PLEAT_ERR_INVALID, 0, "batch is NULL");
+    }
+    int rc = batch_check_field("cursor name", name, LIMIT_CURSOR_NAME_BYTES, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct wal_cursor encoded = {.name = name.data, .name_bytes = (uint32_t)name.bytes, .removes = true};
+    return wal_record_set_cursor(&batch->record, &encoded, err);
+}
+
 int pleat_batch_expect_cursor(struct pleat_batch *batch, struct pleat_slice name, const struct pleat_slice *value,
                               struct pleat_error *err) {
     error_clear(err);

@@ -77,9 +77,14 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
     }
     struct wal_cursor cursor;
     bool all_applied = batch->record.cursor_count > 0;
-    size_t fresh = 0;
+    size_t fresh = 0, gone = 0;
     while (wal_view_cursor(&view, &cursor) == 0) {
         const struct cursor_entry *stored = cursor_set_find(&db->cursors, cursor.name, cursor.name_bytes);
+        if (cursor.removes) {
+            gone += stored != NULL;
+            all_applied = all_applied && stored == NULL;
+            continue;
+        }
         fresh += stored == NULL;
         bool is_other = stored != NULL && cursor.incarnation_bytes > 0 && stored->incarnation_bytes > 0 &&
                         !commit_same(stored->incarnation, stored->incarnation_bytes, cursor.incarnation,
@@ -91,9 +96,9 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
         all_applied = all_applied && stored != NULL && !is_other && /* positions of two streams do not compare */
                       key_compare(cursor.value, cursor.value_bytes, stored->value, stored->value_bytes) <= 0;
     }
-    if (db->cursors.count + fresh > LIMIT_CURSORS) {
+    if (db->cursors.count + fresh - gone > LIMIT_CURSORS) {
         return error_set(err, PLEAT_ERR_INVALID, 0, "the commit would make %zu named cursors, the limit is %u",
-                         db->cursors.count + fresh, LIMIT_CURSORS);
+                         db->cursors.count + fresh - gone, LIMIT_CURSORS);
     }
     *ret_fresh = fresh;
     return options->skip_if_applied && all_applied ? PLEAT_SKIPPED : 0;

@@ -98,6 +98,8 @@ static int redo_freeze(struct recovery *recovery, struct pleat_error *err) {
     }
     struct generation *newest = recovery->generations[0];
     int rc = cursor_set_reserve(&newest->cursors, db->cursors.count, err);
+    /* Its flush hands them to the durable ones: there may be more than at the end of the log, which removes some. */
+    rc = rc == 0 ? cursor_set_reserve(&db->durable_cursors, db->cursors.count, err) : rc;
     if (rc == 0) {
         cursor_set_assign(&newest->cursors, &db->cursors);
         newest->last_sequence = db_applied(db);

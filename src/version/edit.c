@@ -77,6 +77,13 @@ static void bytes_put(uint8_t *to, uint16_t *to_bytes, const uint8_t *from, uint
 void cursor_set_put(struct cursor_set *set, const struct wal_cursor *cursor) {
     size_t i = cursor_set_lower_bound(set, cursor->name, cursor->name_bytes);
     bool fresh = !cursor_entry_is(set, i, cursor->name, cursor->name_bytes);
+    if (cursor->removes) {
+        if (!fresh) {
+            set->count--;
+            memmove(&set->entries[i], &set->entries[i + 1], (set->count - i) * sizeof *set->entries);
+        }
+        return;
+    }
     if (fresh) {
         ASSERT(set->count < set->capacity);
         memmove(&set->entries[i + 1], &set->entries[i], (set->count - i) * sizeof *set->entries);

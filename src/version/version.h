@@ -144,7 +144,7 @@ void cursor_set_init(struct cursor_set *set, const struct mem *mem);
 void cursor_set_fini(struct cursor_set *set);
 /* Room for `extra` further names, so that cursor_set_put cannot fail. */
 int cursor_set_reserve(struct cursor_set *set, size_t extra, struct pleat_error *err);
-/* Inserts, or replaces value and incarnation as they are given; capacity was reserved. */
+/* Inserts, replaces value and incarnation as they are given, or removes; capacity was reserved. */
 void cursor_set_put(struct cursor_set *set, const struct wal_cursor *cursor);
 const struct cursor_entry *cursor_set_find(const struct cursor_set *set, const void *name, size_t name_bytes);
 /* to becomes a copy of from; to's capacity must have been reserved to from->count, then it cannot fail. */

@@ -78,9 +78,10 @@ struct wal_cursor {
     uint32_t value_bytes;
     uint32_t incarnation_bytes;
     bool replace_incarnation;
+    bool removes; /* the cursor is gone: no value, no incarnation */
 };
-/* Sets a cursor; an earlier one of the same name is replaced. Same returns as wal_record_add; INVALID also above
- * LIMIT_CURSORS names. Cost: looks at the record's other cursors. */
+/* Sets or removes a cursor; an earlier one of the same name is replaced. Same returns as wal_record_add; INVALID also
+ * above LIMIT_CURSORS names. Cost: looks at the record's other cursors. */
 int wal_record_set_cursor(struct wal_record *record, const struct wal_cursor *cursor, struct pleat_error *err);
 /* Bytes that the sealed record takes in a segment, padding included. */
 uint64_t wal_record_bytes(const struct wal_record *record);

@@ -39,7 +39,8 @@
  *     entry    head (entry.h), varint space, varint key bytes, varint value bytes (puts only),
  *              attributes (entry.h), key, value
  *     cursor   varint name bytes, varint value bytes, varint incarnation bytes, flags (bit 0: replaces the
- *              incarnation; others zero), name, value, incarnation
+ *              incarnation; bit 1: removes the cursor, without value, incarnation and bit 0; others zero), name, value,
+ *              incarnation
  *
  * The running hash starts as the segment header's checksum, which covers the predecessor's, and each record steps it:
  * running = hash_mix(running, checksum).
@@ -79,6 +80,7 @@
 #define WAL_ENTRY_BYTES_MIN 3u /* a delete of the empty key: head, space, key bytes */
 #define WAL_CURSOR_BYTES_MIN 4u
 #define WAL_CURSOR_REPLACES_INCARNATION 0x01u
+#define WAL_CURSOR_REMOVES 0x02u
 
 static_assert(WAL_AT_CHECKSUM + 8 == WAL_AT_MARKS, "the checksum ends the header");
 static_assert(WAL_AT_MARKS + WAL_MARKS * WAL_MARK_BYTES == WAL_HEADER_BYTES, "records begin behind the marks");

@@ -173,6 +173,7 @@ static uint8_t *wal_record_copy(uint8_t *p, const uint8_t *data, uint32_t bytes)
 int wal_record_set_cursor(struct wal_record *record, const struct wal_cursor *cursor, struct pleat_error *err) {
     ASSERT(cursor->name_bytes <= LIMIT_CURSOR_NAME_BYTES && cursor->value_bytes <= LIMIT_CURSOR_BYTES);
     ASSERT(cursor->incarnation_bytes <= LIMIT_INCARNATION_BYTES);
+    ASSERT(!cursor->removes || (cursor->value_bytes == 0 && cursor->incarnation_bytes == 0));
     size_t old_offset = 0;
     size_t old_bytes = 0;
     bool replaces = wal_record_find_cursor(record, cursor, &old_offset, &old_bytes);
@@ -203,7 +204,8 @@ int wal_record_set_cursor(struct wal_record *record, const struct wal_cursor *cu
     p = varint_encode(p, cursor->name_bytes);
     p = varint_encode(p, cursor->value_bytes);
     p = varint_encode(p, cursor->incarnation_bytes);
-    *p++ = cursor->replace_incarnation ? WAL_CURSOR_REPLACES_INCARNATION : 0;
+    *p++ = (uint8_t)((cursor->replace_incarnation ? WAL_CURSOR_REPLACES_INCARNATION : 0) |
+                     (cursor->removes ? WAL_CURSOR_REMOVES : 0));
     p = wal_record_copy(p, cursor->name, cursor->name_bytes);
     p = wal_record_copy(p, cursor->value, cursor->value_bytes);
     p = wal_record_copy(p, cursor->incarnation, cursor->incarnation_bytes);

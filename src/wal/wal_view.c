@@ -95,10 +95,15 @@ int wal_view_cursor(struct wal_view *view, struct wal_cursor *ret_cursor) {
     if (p != NULL) {
         p = wal_view_number(p, end, LIMIT_INCARNATION_BYTES, &cursor.incarnation_bytes);
     }
-    if (p == NULL || p == end || (*p & ~WAL_CURSOR_REPLACES_INCARNATION) != 0) {
+    if (p == NULL || p == end || (*p & ~(WAL_CURSOR_REPLACES_INCARNATION | WAL_CURSOR_REMOVES)) != 0) {
         return PLEAT_ERR_CORRUPT;
     }
-    cursor.replace_incarnation = (*p++ & WAL_CURSOR_REPLACES_INCARNATION) != 0;
+    cursor.replace_incarnation = (*p & WAL_CURSOR_REPLACES_INCARNATION) != 0;
+    cursor.removes = (*p & WAL_CURSOR_REMOVES) != 0;
+    if (cursor.removes && (*p != WAL_CURSOR_REMOVES || cursor.value_bytes > 0 || cursor.incarnation_bytes > 0)) {
+        return PLEAT_ERR_CORRUPT;
+    }
+    p++;
     if ((uint64_t)(end - p) < (uint64_t)cursor.name_bytes + cursor.value_bytes + cursor.incarnation_bytes) {
         return PLEAT_ERR_CORRUPT;
     }

@@ -274,7 +274,8 @@ static void commit_applied(struct api *api, bool sets, size_t which, const struc
     api->state.sequence += sets || api->pending_count > 0;
 }
 
-/* how: 1 sets a cursor, 2 expects one, 4 (with 2) expects the right one, 8 skip_if_applied, 16 sync. */
+/* how: 1 sets a cursor (with 64: removes it), 2 expects one, 4 (with 2) expects the right one, 8 skip_if_applied, 16
+ * sync. */
 static void call_commit(struct api *api) {
     uint8_t how = fuzz_u8(&api->input);
     size_t which = (how >> 5) % MODEL_CURSORS;
@@ -282,7 +283,10 @@ static void call_commit(struct api *api) {
     const struct model_cursor *stored = &api->state.cursors[which];
     struct model_cursor cursor = {0}, expected = *stored;
     bool sets = (how & 1) != 0, mismatch = false, skip = false;
-    if (sets) {
+    bool removes = sets && (how & 64) != 0;
+    if (removes) {
+        OK(pleat_batch_remove_cursor(api->batch, name, &api->err));
+    } else if (sets) {
         cursor = draw_cursor(api);
         struct pleat_cursor given = {.name = name, .value = {cursor.value, cursor.bytes}};
         OK(pleat_batch_set_cursor(api->batch, &given, &api->err));
@@ -295,9 +299,9 @@ static void call_commit(struct api *api) {
                    (stored->present && !fuzz_equal(value, (struct pleat_slice){stored->value, stored->bytes}));
     }
     if ((how & 8) != 0) {
-        skip = sets && stored->present &&
-               fuzz_order((struct pleat_slice){cursor.value, cursor.bytes},
-                          (struct pleat_slice){stored->value, stored->bytes}) <= 0;
+        bool is_behind = stored->present && fuzz_order((struct pleat_slice){cursor.value, cursor.bytes},
+                                                       (struct pleat_slice){stored->value, stored->bytes}) <= 0;
+        skip = removes ? !stored->present : sets && is_behind;
     }
     uint64_t sequence = 0;
     int rc = pleat_commit(api->db, api->batch,

@@ -79,6 +79,19 @@ static unsigned history_updates(const struct history *history, uint64_t n, struc
     return count;
 }
 
+/* What commit n does to the further cursors: sets, removes, or both, or nothing. */
+enum side_act { SIDE_LEFT, SIDE_SET, SIDE_REMOVED, SIDE_SET_AND_REMOVED, SIDE_REMOVED_AND_SET, SIDE_ACTS };
+
+static enum side_act history_side(const struct history *history, uint64_t n, size_t side) {
+    struct random random = history_random(history, n, 200 + side);
+    return random_below(&random, 3) > 0 ? SIDE_LEFT : (enum side_act)random_below(&random, SIDE_ACTS);
+}
+
+static struct pleat_slice side_name(size_t side) {
+    static const char *const names[HISTORY_SIDES] = {"left", "right"};
+    return (struct pleat_slice){names[side], strlen(names[side])};
+}
+
 #define UPDATES_MAX 256
 
 void history_state_step(const struct history *history, struct history_state *state) {
@@ -94,6 +107,12 @@ void history_state_step(const struct history *history, struct history_state *sta
         state->put_by[updates[i].space][updates[i].key] = updates[i].put ? n : 0;
     }
     state->cursor = n;
+    for (size_t side = 0; side < HISTORY_SIDES; side++) {
+        enum side_act act = history_side(history, n, side);
+        if (act != SIDE_LEFT) {
+            state->sides[side] = act == SIDE_SET || act == SIDE_REMOVED_AND_SET ? n : 0;
+        }
+    }
 }
 
 void history_state_at(const struct history *history, uint64_t sequence, struct history_state *ret_state) {
@@ -141,6 +160,14 @@ int history_apply(const struct history *history, uint64_t n, struct pleat_db *db
     int text_bytes = snprintf(text, sizeof text, "%" PRIu64, n);
     struct pleat_cursor cursor = {.value = {text, (size_t)text_bytes}};
     rc = rc == 0 ? pleat_batch_set_cursor(batch, &cursor, err) : rc;
+    for (size_t side = 0; rc == 0 && side < HISTORY_SIDES; side++) {
+        enum side_act act = history_side(history, n, side);
+        cursor.name = side_name(side);
+        bool removes_first = act == SIDE_REMOVED || act == SIDE_REMOVED_AND_SET;
+        rc = removes_first ? pleat_batch_remove_cursor(batch, cursor.name, err) : 0;
+        rc = rc == 0 && act != SIDE_LEFT && act != SIDE_REMOVED ? pleat_batch_set_cursor(batch, &cursor, err) : rc;
+        rc = rc == 0 && act == SIDE_SET_AND_REMOVED ? pleat_batch_remove_cursor(batch, cursor.name, err) : rc;
+    }
     uint64_t sequence = 0;
     rc = rc == 0 ? pleat_commit(db, batch, PLEAT_COMMIT_OPTIONS(.sync = sync ? PLEAT_COMMIT_SYNC : 0), &sequence, err)
                  : rc;
@@ -253,6 +280,28 @@ static bool compare_gets(struct compare *compare, struct pleat_space *space, con
     return true;
 }
 
+/* The cursor of that name against the commit that set it (0: none). With a snapshot, or of a store that nobody writes:
+ * at one sequence. */
+static bool compare_cursor(struct pleat_db *db, const struct pleat_snapshot *snapshot, struct pleat_slice name,
+                           uint64_t set_by, char *text, size_t text_bytes) {
+    struct pleat_cursor_value cursor;
+    struct pleat_error err = {0};
+    char expected[24];
+    int rc = snapshot != NULL ? pleat_snapshot_cursor(snapshot, name, &cursor, &err)
+                              : pleat_cursor_read(db, name, PLEAT_APPLIED, &cursor, &err);
+    int expected_bytes = snprintf(expected, sizeof expected, "%" PRIu64, set_by);
+    bool is_right = rc >= 0 && (rc == 0) == (set_by != 0) &&
+                    (rc != 0 || (cursor.bytes == (size_t)expected_bytes &&
+                                 memcmp(cursor.value, expected, (size_t)expected_bytes) == 0));
+    if (!is_right) {
+        (void)snprintf(text, text_bytes,
+                       "sequence %" PRIu64 ": cursor \"%.*s\" is not that of its state (status %d, %.*s, expected %s)",
+                       rc >= 0 ? cursor.sequence : 0, (int)name.bytes, (const char *)name.data, rc,
+                       rc == 0 ? (int)cursor.bytes : 0, (const char *)cursor.value, expected);
+    }
+    return is_right;
+}
+
 bool history_compare(const struct history *history, struct pleat_db *db,
                      struct pleat_space *const spaces[HISTORY_SPACES], const struct pleat_snapshot *snapshot,
                      char *text, size_t text_bytes) {
@@ -267,14 +316,11 @@ bool history_compare(const struct history *history, struct pleat_db *db,
         return false;
     }
     history_state_at(history, cursor.sequence, &state);
-    char expected[24];
-    int expected_bytes = snprintf(expected, sizeof expected, "%" PRIu64, state.cursor);
-    if ((rc == 0) != (state.cursor != 0) ||
-        (rc == 0 &&
-         (cursor.bytes != (size_t)expected_bytes || memcmp(cursor.value, expected, (size_t)expected_bytes) != 0))) {
-        (void)snprintf(text, text_bytes,
-                       "sequence %" PRIu64 ": the cursor is not that of its state (%.*s, expected %s)", cursor.sequence,
-                       (int)cursor.bytes, (const char *)cursor.value, expected);
+    bool is_right = compare_cursor(db, snapshot, (struct pleat_slice){"", 0}, state.cursor, text, text_bytes);
+    for (size_t side = 0; is_right && side < HISTORY_SIDES; side++) {
+        is_right = compare_cursor(db, snapshot, side_name(side), state.sides[side], text, text_bytes);
+    }
+    if (!is_right) {
         return false;
     }
     for (size_t space = 0; space < HISTORY_SPACES; space++) {

@@ -19,6 +19,7 @@
 
 #define HISTORY_SPACES 3
 #define HISTORY_KEYS 64
+#define HISTORY_SIDES 2
 
 struct history {
     uint64_t seed;
@@ -31,6 +32,7 @@ struct history {
 struct history_state {
     uint64_t sequence;
     uint64_t cursor;         /* the last commit, or 0 */
+    uint64_t sides[HISTORY_SIDES]; /* of further cursors: the commit that set it, or 0 when there is none */
     uint64_t put_by[HISTORY_SPACES][HISTORY_KEYS];
 };
 
