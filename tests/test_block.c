@@ -168,6 +168,10 @@ static void lookup_expect(const struct model *model, const uint8_t *image, const
     uint8_t *key = copy_of(bytes, key_bytes);
     size_t wanted = model_seek(model, key, key_bytes);
     cr_assert_eq(block_seek(image, key, key_bytes), wanted, "seek of %zu bytes", key_bytes);
+    for (uint32_t from = 0; from <= block_count(image); from++) {
+        cr_assert_eq(block_seek_from(image, from, key, key_bytes), wanted > from ? wanted : from,
+                     "seek of %zu bytes from %u", key_bytes, from);
+    }
     struct entry found;
     int rc = block_get(image, key, key_bytes, hash_key(key, key_bytes), &found);
     bool present = wanted < model->count && model->entries[wanted].key_bytes == key_bytes &&

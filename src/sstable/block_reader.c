@@ -129,21 +129,40 @@ static inline void block_seek_prefetch(const uint8_t *image, uint32_t first, uin
     }
 }
 
-uint32_t block_seek(const uint8_t *image, const uint8_t *key, size_t key_bytes) {
-    block_prefetch(image);
-    uint32_t count = block_count(image);
+/* What is left to look for behind the block's prefix. False when the prefix decides: all entries, or none, are less. */
+struct block_wanted {
+    const uint8_t *suffix;
+    size_t bytes;
+    struct block_head head;
+};
+
+static inline bool block_wanted_behind_prefix(const uint8_t *image, const uint8_t *key, size_t key_bytes,
+                                              struct block_wanted *ret_wanted, bool *ret_all_less) {
     size_t prefix_bytes = block_prefix_bytes(image);
     size_t common = key_bytes < prefix_bytes ? key_bytes : prefix_bytes;
     int order = common > 0 ? memcmp(key, image + load_u32(image + BLOCK_AT_PREFIX_AT), common) : 0;
-    if (order != 0) {
-        return order < 0 ? 0 : count;
+    if (order != 0 || key_bytes <= prefix_bytes) { /* every key of the block begins with the prefix */
+        *ret_all_less = order > 0;
+        return false;
     }
-    if (key_bytes <= prefix_bytes) {
-        return 0; /* every key of the block begins with it */
+    const uint8_t *suffix = key + prefix_bytes;
+    size_t bytes = key_bytes - prefix_bytes;
+    *ret_wanted = (struct block_wanted){suffix, bytes, {key_head(suffix, bytes, 0), key_head(suffix, bytes, 8)}};
+    return true;
+}
+
+static inline bool block_is_less(const uint8_t *image, uint32_t i, const struct block_wanted *wanted) {
+    return block_entry_less(block_entry_at(image, i), wanted->suffix, wanted->bytes, wanted->head);
+}
+
+uint32_t block_seek(const uint8_t *image, const uint8_t *key, size_t key_bytes) {
+    block_prefetch(image);
+    uint32_t count = block_count(image);
+    struct block_wanted wanted;
+    bool all_less;
+    if (!block_wanted_behind_prefix(image, key, key_bytes, &wanted, &all_less)) {
+        return all_less ? count : 0;
     }
-    const uint8_t *wanted = key + prefix_bytes;
-    size_t wanted_bytes = key_bytes - prefix_bytes;
-    struct block_head wanted_head = {key_head(wanted, wanted_bytes, 0), key_head(wanted, wanted_bytes, 8)};
     uint32_t first = 0;
     uint32_t length = count;
     for (unsigned step = 0; length > 1; step++) {
@@ -151,11 +170,42 @@ uint32_t block_seek(const uint8_t *image, const uint8_t *key, size_t key_bytes) 
             block_seek_prefetch(image, first, length);
         }
         uint32_t half = length / 2;
-        const uint8_t *p = block_entry_at(image, first + half - 1);
-        first += block_entry_less(p, wanted, wanted_bytes, wanted_head) ? half : 0;
+        first += block_is_less(image, first + half - 1, &wanted) ? half : 0;
         length -= half;
     }
-    return first + block_entry_less(block_entry_at(image, first), wanted, wanted_bytes, wanted_head);
+    return first + block_is_less(image, first, &wanted);
+}
+
+/* In steps that double from `from`, and by halves in the last of them. */
+uint32_t block_seek_from(const uint8_t *image, uint32_t from, const uint8_t *key, size_t key_bytes) {
+    uint32_t count = block_count(image);
+    struct block_wanted wanted;
+    bool all_less;
+    ASSERT(from <= count);
+    if (from == count) {
+        return count;
+    }
+    if (!block_wanted_behind_prefix(image, key, key_bytes, &wanted, &all_less)) {
+        return all_less ? count : from;
+    }
+    uint32_t low = from, high = count; /* entries in front of low are less, those from high on are not */
+    for (uint32_t step = 1; low < count; step *= 2) {
+        uint32_t at = step < count - low ? low + step - 1 : count - 1;
+        if (!block_is_less(image, at, &wanted)) {
+            high = at;
+            break;
+        }
+        low = at + 1;
+    }
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (block_is_less(image, middle, &wanted)) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
 }
 
 void block_entry(const uint8_t *image, uint32_t i, uint8_t *key_buffer, bool prefix_ready, struct entry *ret_entry) {

@@ -202,7 +202,7 @@ static int table_source_enter(struct table_source *self, uint32_t block) {
     self->begin =
         block == self->first_block && bounds->lower != NULL ? block_seek(image, bounds->lower, bounds->lower_bytes) : 0;
     self->end = block == self->last_block && bounds->upper != NULL
-                    ? block_seek(image, bounds->upper, bounds->upper_bytes)
+                    ? block_seek_from(image, self->begin, bounds->upper, bounds->upper_bytes)
                     : block_count(image);
     self->prefix_bytes = block_prefix_copy(image, self->key_buffer);
     return 0;
