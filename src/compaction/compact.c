@@ -244,7 +244,7 @@ static void run_set_inputs(struct run *run) {
            shape_compare(shape_smallest(inputs[end - 1]), run->part->to) >= 0) {
         end--;
     }
-    output_set_inputs(&run->output, inputs + begin, end - begin);
+    output_set_inputs(&run->output, begin < end ? inputs + begin : NULL, end - begin);
 }
 
 static int run_merge(struct run *run, struct registry *registry, struct edit *edit, struct pleat_error *err) {
