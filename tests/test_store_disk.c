@@ -311,7 +311,11 @@ Test(store_disk, a_manifest_whose_sync_of_the_directory_fails_makes_the_store_re
     cr_assert_eq(pleat_sync(db, &err), PLEAT_ERR_IO);
     cr_assert_eq(pleat_flush(db, &err), PLEAT_ERR_IO);
     cr_assert_eq((uint64_t)atomic_load(&scene.syncs), syncs, "the directory was synced again behind a failure");
+    struct pleat_db *poisoned = db;
+    struct pleat_batch *its = batch;
     expect_in_every_model(1);
+    pleat_batch_free(its);
+    (void)pleat_close(poisoned, NULL);
 }
 
 Test(store_disk, a_close_whose_sync_of_the_directory_fails_says_so_and_loses_nothing) {
