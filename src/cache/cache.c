@@ -108,7 +108,7 @@ void cache_free(struct cache *cache) {
         return;
     }
     epoch_free(cache->epoch); /* may run reclaims of the stores that clear slots and return charges: they retire anew */
-    ASSERT(cache->queue_main.count + cache->queue_probation.count == 0); /* every slot array was cleared */
+    ASSERT(cache_frames_locked(cache) == 0); /* every slot array was cleared */
     ASSERT(cache->frame_bytes == 0);                                      /* and every pin was given back */
     cache_memory_fini(&cache->memory);
     cache_waits_fini(cache, CACHE_WAIT_SHARDS);
@@ -448,7 +448,7 @@ void cache_stats_read(struct cache *cache, struct cache_stats *ret_stats) {
     mutex_lock(&cache->mutex);
     ret_stats->capacity_bytes = cache->capacity;
     ret_stats->used_bytes = cache->frame_bytes + (uint64_t)cache->charged_bytes;
-    ret_stats->frames = cache->queue_main.count + cache->queue_probation.count;
+    ret_stats->frames = cache_frames_locked(cache);
     ret_stats->evictions = cache->evictions;
     mutex_unlock(&cache->mutex);
 }

@@ -1,12 +1,19 @@
 /*
  * cache_clock.c - which frame goes, and when its memory comes back.
  *
- * Two queues, each with its hand at the old end:
+ * Queues, each with its hand at the old end:
  *
  *     scans, score 0 --> [ probation ] --touched--> [ main ] <-- gets, score 1
  *                             |                        |  score > 0: one less, back to the young end
  *                          score 0                  score 0
- *                             +-------> evicted <------+
+ *                             |                        v
+ *                             +-------> evicted <-- [ cold ] --touched--> back to main
+ *
+ * What gets another chance goes back behind the others that did in the same turn, so that in time all that stay lie
+ * together, and a hand that looks for one that falls would pass a hundred of them, a cache miss or two each, in one
+ * load of a hundred. So the hand of main goes a few steps with each eviction, needed or not, and lays those that fall
+ * into cold, from which evictions take: what lies there when the hand comes to a long row of others is enough to pass
+ * it.
  *
  * Probation gives way first while it holds more than a sixteenth of the budget (or while main is empty), so a scan of
  * any length churns that sixteenth and leaves the hot set alone; one queue with scores would let each turn of the hand
@@ -27,6 +34,8 @@
 
 enum {
     CACHE_HAND_STEPS = 128, /* frames looked at before a score is no longer a reason to stay: bounds a miss */
+    CACHE_COOL_STEPS = 8, /* of the hand of main, with each eviction, ... */
+    CACHE_COLD_FRAMES = 64, /* ... while there are fewer in cold; of a small cache an eighth of main */
     CACHE_PROBATION_TURN = 16, /* one eviction in so many takes from probation, however small: nothing rests there */
 };
 
@@ -58,10 +67,25 @@ static void cache_queue_remove(struct cache_queue *queue, struct cache_frame_inn
     queue->bytes -= inner->memory_bytes;
 }
 
+static void cache_place_locked(struct cache *cache, struct cache_frame_inner *inner, enum cache_place place) {
+    inner->place = (uint8_t)place;
+    cache_queue_append(&cache->queues[place], inner);
+}
+
+/* To the young end of the same queue, or of another. */
+static void cache_move_locked(struct cache *cache, struct cache_frame_inner *inner, enum cache_place place) {
+    cache_queue_remove(&cache->queues[inner->place], inner);
+    cache_place_locked(cache, inner, place);
+}
+
 void cache_queue_enter_locked(struct cache *cache, struct cache_frame_inner *inner, enum cache_use use) {
     inner->state = CACHE_FRAME_LIVE;
-    inner->in_probation = use == CACHE_SCAN;
-    cache_queue_append(inner->in_probation ? &cache->queue_probation : &cache->queue_main, inner);
+    cache_place_locked(cache, inner, use == CACHE_SCAN ? CACHE_IN_PROBATION : CACHE_IN_MAIN);
+}
+
+uint64_t cache_frames_locked(const struct cache *cache) {
+    return cache->queues[CACHE_IN_PROBATION].count + cache->queues[CACHE_IN_MAIN].count +
+           cache->queues[CACHE_IN_COLD].count;
 }
 
 /* Memory that collections bring back. One frame in limbo holds a whole slab that is draining. */
@@ -72,7 +96,7 @@ static uint64_t cache_waiting_bytes_locked(const struct cache *cache) {
 void cache_unlink_locked(struct cache *cache, struct cache_frame_inner *inner, struct cache_victims *victims) {
     ASSERT(inner->state == CACHE_FRAME_LIVE || inner->state == CACHE_FRAME_LOADING);
     if (inner->state == CACHE_FRAME_LIVE) {
-        cache_queue_remove(inner->in_probation ? &cache->queue_probation : &cache->queue_main, inner); /* L2 */
+        cache_queue_remove(&cache->queues[inner->place], inner); /* L2 */
     }
     inner->state = CACHE_FRAME_LIMBO;
     inner->slot = NULL;
@@ -109,43 +133,65 @@ void cache_slot_drop(struct cache *cache, struct cache_slot *slot) {
     cache_victims_retire(cache, &victims);
 }
 
+/* One step of a hand: whether the frame at the old end falls. If not, it has moved: what was touched goes to main, with
+ * a point less unless it comes from probation, where that was its first chance. Relaxed: the score is a hint, and a
+ * touch may get lost. A pin that comes later is safe: see L3. */
+static bool cache_hand_locked(struct cache *cache, struct cache_frame_inner *inner, bool is_patient) {
+    if (inner->next != NULL) { /* both of its lines */
+        __builtin_prefetch(inner->next);
+        __builtin_prefetch(&inner->next->frame);
+    }
+    bool is_pinned = atomic_load_explicit(&inner->frame.pins, memory_order_relaxed) != 0;
+    uint8_t score = atomic_load_explicit(&inner->frame.score, memory_order_relaxed);
+    if (!is_pinned && (score == 0 || !is_patient)) {
+        return true;
+    }
+    if (score > 0 && inner->place != CACHE_IN_PROBATION) {
+        atomic_store_explicit(&inner->frame.score, score - 1, memory_order_relaxed);
+    }
+    bool waits = score == 0 && inner->place == CACHE_IN_PROBATION; /* pinned, and never touched */
+    cache_move_locked(cache, inner, waits ? CACHE_IN_PROBATION : CACHE_IN_MAIN);
+    return false;
+}
+
 /* Moves the hand of one queue until a frame falls. False: all that it saw were pinned, or there are none. */
-static bool cache_evict_from_locked(struct cache *cache, struct cache_queue *queue, struct cache_victims *victims) {
+static bool cache_evict_from_locked(struct cache *cache, enum cache_place place, struct cache_victims *victims) {
     for (unsigned step = 0; step < 2 * CACHE_HAND_STEPS; step++) {
-        struct cache_frame_inner *inner = queue->oldest;
+        struct cache_frame_inner *inner = cache->queues[place].oldest;
         if (inner == NULL) {
             return false;
         }
-        if (inner->next != NULL) {
-            __builtin_prefetch(&inner->next->frame);
-        }
-        /* Relaxed, and the score is a hint. A pin that comes later is safe: see L3. */
-        bool is_pinned = atomic_load_explicit(&inner->frame.pins, memory_order_relaxed) != 0;
-        uint8_t score = atomic_load_explicit(&inner->frame.score, memory_order_relaxed);
-        if (!is_pinned && (score == 0 || step >= CACHE_HAND_STEPS)) {
+        if (cache_hand_locked(cache, inner, step < CACHE_HAND_STEPS)) {
             cache_evict_locked(cache, inner, victims);
             return true;
         }
-        cache_queue_remove(queue, inner);
-        if (score > 0 && inner->in_probation) {
-            inner->in_probation = false; /* touched: it has earned its place */
-            cache_queue_append(&cache->queue_main, inner);
-            continue;
-        }
-        if (score > 0) {
-            atomic_store_explicit(&inner->frame.score, score - 1, memory_order_relaxed); /* a touch may get lost */
-        }
-        cache_queue_append(queue, inner);
     }
     return false;
 }
 
+/* Moves the hand of main a few steps, and those that fall to cold. */
+static void cache_cool_locked(struct cache *cache) {
+    struct cache_queue *queue = &cache->queues[CACHE_IN_MAIN];
+    uint64_t enough = queue->count / 8 < CACHE_COLD_FRAMES ? queue->count / 8 : CACHE_COLD_FRAMES;
+    for (unsigned step = 0; step < CACHE_COOL_STEPS && cache->queues[CACHE_IN_COLD].count < enough; step++) {
+        if (cache_hand_locked(cache, queue->oldest, true)) {
+            cache_move_locked(cache, queue->oldest, CACHE_IN_COLD);
+        }
+    }
+}
+
 static bool cache_evict_one_locked(struct cache *cache, struct cache_victims *victims) {
-    bool probation_first = cache->queue_probation.bytes > cache->probation_bytes || cache->queue_main.count == 0 ||
+    const struct cache_queue *probation = &cache->queues[CACHE_IN_PROBATION];
+    bool main_is_empty = cache->queues[CACHE_IN_MAIN].count + cache->queues[CACHE_IN_COLD].count == 0;
+    bool probation_first = probation->bytes > cache->probation_bytes || main_is_empty ||
                            cache->evictions % CACHE_PROBATION_TURN == 0;
-    struct cache_queue *first = probation_first ? &cache->queue_probation : &cache->queue_main;
-    struct cache_queue *second = probation_first ? &cache->queue_main : &cache->queue_probation;
-    return cache_evict_from_locked(cache, first, victims) || cache_evict_from_locked(cache, second, victims);
+    if (probation_first && cache_evict_from_locked(cache, CACHE_IN_PROBATION, victims)) {
+        return true;
+    }
+    cache_cool_locked(cache);
+    return cache_evict_from_locked(cache, CACHE_IN_COLD, victims) ||
+           cache_evict_from_locked(cache, CACHE_IN_MAIN, victims) ||
+           (!probation_first && cache_evict_from_locked(cache, CACHE_IN_PROBATION, victims));
 }
 
 /* Starts giving one slab back. False: there is none. */
@@ -256,12 +302,13 @@ void cache_victims_retire(struct cache *cache, struct cache_victims *victims) {
     }
 }
 
-static uint64_t cache_queue_check(const struct cache_queue *queue, bool in_probation) {
+static uint64_t cache_queue_check(const struct cache *cache, enum cache_place place) {
+    const struct cache_queue *queue = &cache->queues[place];
     uint64_t bytes = 0;
     uint64_t count = 0;
     const struct cache_frame_inner *previous = NULL;
     for (const struct cache_frame_inner *inner = queue->oldest; inner != NULL; inner = inner->next) {
-        ASSERT(inner->state == CACHE_FRAME_LIVE && inner->in_probation == in_probation); /* L2 */
+        ASSERT(inner->state == CACHE_FRAME_LIVE && inner->place == place); /* L2 */
         ASSERT(inner->previous == previous);
         ASSERT(inner->slab == NULL || !inner->slab->is_draining); /* nothing holds up a drain but pins and epochs */
         ASSERT(atomic_load(&inner->slot->pointer) == (uintptr_t)&inner->frame); /* L1 */
@@ -275,7 +322,8 @@ static uint64_t cache_queue_check(const struct cache_queue *queue, bool in_proba
 
 void cache_check(struct cache *cache) {
     mutex_lock(&cache->mutex);
-    uint64_t live = cache_queue_check(&cache->queue_main, false) + cache_queue_check(&cache->queue_probation, true);
+    uint64_t live = cache_queue_check(cache, CACHE_IN_PROBATION) + cache_queue_check(cache, CACHE_IN_MAIN) +
+                    cache_queue_check(cache, CACHE_IN_COLD);
     const struct cache_memory *memory = &cache->memory;
     cache_memory_check(memory);
     uint64_t slab_frames = 0;

@@ -60,6 +60,8 @@ struct cache_wait {
 };
 
 /* Oldest first; frames that get another chance go to the young end, so that the old end is the hand of a CLOCK. */
+enum cache_place { CACHE_IN_PROBATION, CACHE_IN_MAIN, CACHE_IN_COLD };
+
 struct cache_queue {
     struct cache_frame_inner *oldest;
     struct cache_frame_inner *youngest;
@@ -82,8 +84,7 @@ struct cache {
     struct mutex mutex; /* RANK_CACHE */
     /* guarded by mutex */
     struct cache_memory memory;
-    struct cache_queue queue_main;      /* entered at score 1, or were touched */
-    struct cache_queue queue_probation; /* entered at score 0 */
+    struct cache_queue queues[3]; /* by place: entered at score 0; entered at 1, or were touched; the next to fall */
     int64_t charged_bytes;
     uint64_t frame_bytes;
     uint64_t limbo_bytes;
@@ -108,6 +109,8 @@ struct cache_victims {
     bool is_due; /* enough is in limbo for a collection */
 };
 
+/* Those in a queue. */
+uint64_t cache_frames_locked(const struct cache *cache);
 /* Puts a published frame into the queue of its use. */
 void cache_queue_enter_locked(struct cache *cache, struct cache_frame_inner *inner, enum cache_use use);
 /* LIVE or LOADING -> LIMBO, out of its queue; the caller has changed the slot. */

@@ -44,7 +44,7 @@ struct cache_frame_inner {
     size_t memory_bytes;     /* S1; frozen while not FREE */
     uint8_t state;           /* enum cache_frame_state */
     uint8_t class_index;
-    bool in_probation;
+    uint8_t place; /* enum cache_place: its queue */
     uint8_t padding[13];
     /* hot line */
     struct cache_frame frame;

@@ -190,7 +190,8 @@ static void check_budget(struct world *world) {
     struct cache_stats stats;
     cache_stats_read(cache, &stats);
     mutex_lock(&cache->mutex);
-    uint64_t kept = cache->queue_main.bytes + cache->queue_probation.bytes + (uint64_t)cache->charged_bytes;
+    uint64_t kept = cache->queues[CACHE_IN_MAIN].bytes + cache->queues[CACHE_IN_COLD].bytes +
+                    cache->queues[CACHE_IN_PROBATION].bytes + (uint64_t)cache->charged_bytes;
     mutex_unlock(&cache->mutex);
     check(world, kept <= CAPACITY + (uint64_t)READERS * (PINS + 1) * (BYTES_MAX + BYTES_MAX / 8 + 512));
     check(world, stats.pinned <= READERS * PINS);
