@@ -194,7 +194,8 @@ Test(store, keeps_as_many_table_files_open_as_it_may) {
     room_end(&room);
 }
 
-/* The process may have far fewer descriptors than the store has tables. */
+/* The process may have far fewer descriptors than the store has tables; what reads have taken of them, the log and the
+ * manifest get back. */
 Test(store, makes_do_with_few_descriptors) {
     struct room room;
     struct pleat_space *spaces[MANY];
@@ -208,16 +209,55 @@ Test(store, makes_do_with_few_descriptors) {
     few.rlim_cur = 24;
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
     room_open(&room);
-    many_tables(&room, spaces, MANY); /* writes, flushes and settles beside it */
+    many_tables(&room, spaces, MANY);
     for (unsigned i = 0; i < MANY; i++) {
         char name[16];
         (void)snprintf(name, sizeof name, "space %u", i);
         cr_assert(room_holds(spaces[i], "k", name), "space %u", i);
     }
+    char value[1001];
+    memset(value, 'x', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    uint64_t flushes = room_stats(&room).flushes;
+    for (unsigned i = 0; i < 400; i++) {
+        char key[16];
+        (void)snprintf(key, sizeof key, "%u", i);
+        (void)room_put(&room, room.space, key, value);
+        (void)pleat_step(room.db, NULL);
+    }
+    cr_assert_geq(room_stats(&room).flushes, flushes + 4);
+    OK(pleat_space_drop(spaces[3], &room.err));
+    OK(pleat_flush(room.db, &room.err));
     struct pleat_check check;
     OK(pleat_check(room.db, &check, &room.err));
+    struct stat before, after;
+    char path[300];
+    (void)snprintf(path, sizeof path, "%s/MANIFEST", room.path);
+    cr_assert_eq(stat(path, &before), 0);
     room_close(&room);
+    cr_assert_eq(stat(path, &after), 0);
+    cr_assert_neq(after.st_ino, before.st_ino, "the close could not write the manifest anew");
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &all), 0);
+    room_end(&room);
+}
+
+/* Once open, a store says of a table that is gone what its next open would say. */
+Test(store, says_that_a_missing_table_is_damage) {
+    struct room room;
+    struct pleat_space *spaces[MANY];
+    struct pleat_value value;
+    struct pleat_check check;
+    room_begin(&room);
+    room.options.table_files_max = 1;
+    room_open(&room);
+    many_tables(&room, spaces, MANY);
+    char command[400];
+    (void)snprintf(command, sizeof command, "rm -f '%s'/*.tbl", room.path);
+    cr_assert_eq(system(command), 0); /* NOLINT: a test's own paths */
+    for (unsigned i = 0; i < MANY; i++) {
+        REFUSED(PLEAT_ERR_CORRUPT, "missing", pleat_get(spaces[i], NULL, TEXT("k"), &value, &room.err));
+    }
+    REFUSED(PLEAT_ERR_CORRUPT, "missing", pleat_check(room.db, &check, &room.err));
     room_end(&room);
 }
 

@@ -29,6 +29,7 @@
  */
 #include "base/assert.h"
 #include "db/db.h"
+#include "sstable/table_files.h"
 
 /* Of a segment, beyond the memtable's bytes: its header, and records that are longer than their entries. */
 #define SEGMENT_SLACK_BYTES 4096u
@@ -301,6 +302,19 @@ static struct wal_writer *segment_take_spare(struct pleat_db *db, uint64_t numbe
     return writer;
 }
 
+/* Again where what stood in the way gives room: the disk's, or a descriptor. Nothing is left of what failed. */
+static int segment_create(struct pleat_db *db, const struct wal_writer_options *options,
+                          struct wal_writer **ret_writer, struct pleat_error *err) {
+    struct pleat_error failed;
+    int rc;
+    do {
+        error_clear(&failed);
+        rc = wal_writer_create(options, ret_writer, &failed);
+    } while (rc < 0 && ((rc == PLEAT_ERR_NO_SPACE && segment_give_space(db)) ||
+                        table_files_give(registry_store(db->registry), &failed)));
+    return rc == 0 ? 0 : error_set(err, rc, failed.os_errno, "%s", failed.message);
+}
+
 int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence, struct wal_tail predecessor,
                   uint64_t record_bytes, struct segment **ret_segment, struct pleat_error *err) {
     int rc = segment_remove_leftover(db, err);
@@ -320,11 +334,7 @@ int segment_start(struct pleat_db *db, uint64_t number, uint64_t first_sequence,
     options.edition = state.edition;
     segment->writer = segment_take_spare(db, number);
     if (segment->writer == NULL) {
-        rc = wal_writer_create(&options, &segment->writer, err);
-        if (rc == PLEAT_ERR_NO_SPACE && segment_give_space(db)) { /* nothing of it is left */
-            error_clear(err);
-            rc = wal_writer_create(&options, &segment->writer, err);
-        }
+        rc = segment_create(db, &options, &segment->writer, err);
     } else {
         rc = wal_writer_begin(segment->writer, &options, err);
         if (rc < 0) {

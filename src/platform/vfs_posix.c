@@ -58,7 +58,13 @@ int posix_open_at(const struct vfs_dir *dir, const char *name, int flags, uint32
     do {
         /* O_NONBLOCK means nothing to a regular file and keeps the open of a pipe from waiting for its other end. */
         fd = openat(dir->fd, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, (mode_t)(mode & 07777));
+        bool is_made = fd >= 0 && (flags & O_EXCL) != 0;
         fd = posix_fd_move(fd);
+        if (fd < 0 && is_made) { /* there was no descriptor above the standard ones: a refused call leaves nothing */
+            int os_errno = errno;
+            (void)unlinkat(dir->fd, name, 0);
+            errno = os_errno;
+        }
     } while (fd < 0 && errno == EINTR);
     if (fd < 0 && errno == ELOOP) {
         return error_set(err, PLEAT_ERR_INVALID, ELOOP, "%s: is a symbolic link, which a store never follows", name);

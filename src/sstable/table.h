@@ -87,9 +87,11 @@ struct table_file;
 
 /* Those that are open (table_files.h). */
 struct table_files {
-    struct mutex mutex; /* RANK_LEAF */
-    uint32_t most;
-    uint32_t open; /* and being opened; guarded by the mutex, as the ring */
+    struct mutex mutex; /* RANK_LEAF; guards what follows */
+    struct condition opened; /* a file was opened, or could not be */
+    uint32_t wanted; /* frozen */
+    _Atomic uint32_t most; /* now; read without the mutex as a hint, as the next */
+    _Atomic uint32_t open; /* and being opened */
     struct table_file *hand;
     _Atomic uint64_t opens; /* a statistic */
 };

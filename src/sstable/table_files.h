@@ -9,13 +9,17 @@
  *     table_file_unpin  one atomic subtraction
  *
  *   TF1  A pinned file is open, and only an open one that nobody has pinned is closed.
- *   TF2  A file is opened when fewer than `most` are open or all of them are pinned or just being opened: never more
- *        than `most` are open, or one for each read that is under way when that is more; and one a thread is on its way
- *        to being closed.
- *   TF3  The name is there for as long as the table is open (it is unlinked behind table_close), so what is opened
- *        again is the same file. Anything else in its place fails the checksums, which are keyed by store and number.
+ *   TF2  A file is opened when fewer than `most` are open or all of them are pinned or just being opened, and behind a
+ *        read that leaves more than `most` open others are closed: never more than `most` are open, or one for each
+ *        read that is under way when that is more; and one a thread is on its way to being closed.
+ *   TF3  The name is there for as long as the table can be read (it is unlinked when nobody has the table any more, or
+ *        by the job that made it and alone has it), so what is opened again is the same file. What else might have been
+ *        put in its place fails the checksums, which are keyed by store and number, but for a table of the same number
+ *        that a copy of the store has made.
  *   TF4  When the process or the system has no descriptor left, files that nobody has pinned are closed, one by one,
- *        until there is one or none of them is open.
+ *        until there is one, for tables as for the log and the manifest; fewer are kept open for a while then, so that
+ *        some are left for others. A read waits for other reads to end before it says that there is none.
+ *   TF5  One thread opens a closed file; others that want it meanwhile wait for that.
  *
  * Threads: everything but table_files_init, _fini and table_file_free may be called from any thread.
  */
@@ -35,8 +39,9 @@ struct table_file {
     const struct table_store *store;
     _Atomic uint32_t state;
     _Atomic bool is_used; /* pinned since the hand of the clock came by */
+    bool is_opening;      /* TF5; guarded by the set's mutex, as opening, closing and the ring of the open ones */
     struct vfs_file *file; /* when open */
-    struct table_file *next, *prev; /* ring of the open ones; guarded by the set's mutex, as opening and closing */
+    struct table_file *next, *prev;
     char name[TABLE_NAME_BYTES];
 };
 
@@ -45,7 +50,7 @@ int table_files_init(struct table_files *files, uint32_t most);
 /* Every table is closed. */
 void table_files_fini(struct table_files *files);
 /* How many are open now. */
-uint32_t table_files_count(struct table_files *files);
+uint32_t table_files_count(const struct table_files *files);
 
 /* A file of that number, not opened yet. *ret_file: owned, table_file_free. */
 int table_file_new(const struct table_store *store, uint64_t number, struct table_file **ret_file,
@@ -53,12 +58,18 @@ int table_file_new(const struct table_store *store, uint64_t number, struct tabl
 /* Closes it; nobody has it pinned. NULL is allowed. */
 void table_file_free(struct table_file *file);
 
-/* file_open of a table's file, a new one or not, that gives up others where there is no descriptor left (TF4). */
+/* TF4, for whoever has met `failure`: whether it was for want of a descriptor and an idle file was closed for it, so
+ * that it may be tried again. Not with the set's mutex. */
+bool table_files_give(const struct table_store *store, const struct pleat_error *failure);
+/* file_open of a table's file, a new one or not, or of another of the store's, that gives up others where there is no
+ * descriptor left (TF4). */
 int table_files_open(const struct table_store *store, const char *name, enum vfs_file_mode how,
                      struct vfs_file **ret_file, struct pleat_error *err);
 
-/* table_file_pin, when it is not open. */
+/* table_file_pin, when it is not open. A file that is not there is PLEAT_ERR_CORRUPT: the manifest names it. */
 int table_file_pin_closed(struct table_file *file, struct pleat_error *err);
+/* Closes others while more than `most` are open. */
+void table_files_trim(const struct table_store *store);
 
 /* Opens it if need be; until table_file_unpin, which each success wants, `file->file` is open. */
 static inline int table_file_pin(struct table_file *file, struct pleat_error *err) {
@@ -72,8 +83,14 @@ static inline int table_file_pin(struct table_file *file, struct pleat_error *er
 
 static inline void table_file_unpin(struct table_file *file) {
     /* release: pairs with the acquire in files_evict; reads are over before the file is closed */
+    const struct table_store *store = file->store;
     uint32_t before = atomic_fetch_sub_explicit(&file->state, 1, memory_order_release);
     ASSERT((before & ~TABLE_FILE_OPEN) > 0);
+    struct table_files *files = store->files;
+    if (UNLIKELY(atomic_load_explicit(&files->open, memory_order_relaxed) >
+                 atomic_load_explicit(&files->most, memory_order_relaxed))) { /* hints: no partner */
+        table_files_trim(store);
+    }
 }
 
 #endif

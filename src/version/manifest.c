@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/mutation.h"
+#include "sstable/table_files.h"
 #include "version/lock_note.h"
 
 #include <inttypes.h>
@@ -62,7 +63,7 @@ void manifest_close(struct manifest *manifest) {
 /* A fresh inode: what an interrupted replacement left behind goes first. */
 static int manifest_create_new(const struct table_store *store, struct vfs_file **ret_file, struct pleat_error *err) {
     const struct vfs *vfs = store->vfs;
-    int rc = vfs->file_open(store->dir, MANIFEST_NAME_NEW, VFS_FILE_CREATE_NEW, store->file_mode, ret_file, NULL);
+    int rc = table_files_open(store, MANIFEST_NAME_NEW, VFS_FILE_CREATE_NEW, ret_file, NULL);
     if (rc == 0) {
         return 0;
     }
@@ -71,7 +72,7 @@ static int manifest_create_new(const struct table_store *store, struct vfs_file 
         return error_set(err, rc, 0, "%s: an old one cannot be removed (%s)", MANIFEST_NAME_NEW,
                          rc == PLEAT_ERR_READ_ONLY ? "read-only" : "system error");
     }
-    return vfs->file_open(store->dir, MANIFEST_NAME_NEW, VFS_FILE_CREATE_NEW, store->file_mode, ret_file, err);
+    return table_files_open(store, MANIFEST_NAME_NEW, VFS_FILE_CREATE_NEW, ret_file, err);
 }
 
 /* Header and frame 0, synced, under the name MANIFEST.new. */
