@@ -52,7 +52,8 @@ PLEAT_API int pleat_fold_open(const char *path, const struct pleat_options *opti
                               struct pleat_cursor_value *ret_cursor, struct pleat_error *err);
 /* Ends the owner's handle. The store is closed with it, or with the last reader. NULL is allowed. */
 PLEAT_API int pleat_fold_close(struct pleat_fold *fold, struct pleat_error *err);
-/* The store below, for everything that this layer leaves out. Borrowed. */
+/* The store below, for everything that this layer leaves out. Borrowed. The default cursor is the fold's: do not remove
+ * it, nor use a space named "fold". */
 PLEAT_API struct pleat_db *pleat_fold_db(struct pleat_fold *fold);
 PLEAT_API struct pleat_space *pleat_fold_space(struct pleat_fold *fold);
 

@@ -153,12 +153,14 @@ struct pleat_options {
                                   * most 4,294,967,167 bytes */
     uint32_t background;         /* enum pleat_background */
     uint32_t background_threads; /* default 2 */
+    bool log_by_write;           /* write the log with pwrite instead of through a mapping */
+    uint8_t unused2[3];
     uint32_t table_files_max;    /* table files that are kept open; default 512. Others are opened again when they are
                                   * read, some microseconds beside the read itself. The store takes so many of the
                                   * process's descriptors (ulimit -n) at most, one for each read and each written table
-                                  * that is under way, and some ten; where there are fewer left it makes do */
-    bool log_by_write;           /* write the log with pwrite instead of through a mapping */
-    uint8_t unused2[3];
+                                  * that is under way, and some ten. Where there is none left it closes table files
+                                  * that nobody reads, and keeps fewer for a while; a read for which there is none
+                                  * even when other reads have ended is PLEAT_ERR_IO */
 
     /* Called from any thread, never while a lock of the store is held that a reader needs. It may read the store, but
      * must not write, sync, wait, open a space or close. */
@@ -286,7 +288,9 @@ struct pleat_cursor {
 PLEAT_API int pleat_batch_set_cursor(struct pleat_batch *batch, const struct pleat_cursor *cursor,
                                      struct pleat_error *err);
 /* The commit will remove this cursor with its incarnation: it is then as if it had never been set; if there is none,
- * nothing. The same name set and removed in one batch: the later wins. A batch that does only this is a commit. */
+ * nothing. What fences it is pleat_batch_expect_cursor alone, and no incarnation. The same name set and removed in one
+ * batch: the later wins, and a set keeps what incarnation is stored. A batch that does only this is a commit. Sets and
+ * removals together: at most 1,024 names a batch. */
 PLEAT_API int pleat_batch_remove_cursor(struct pleat_batch *batch, struct pleat_slice name, struct pleat_error *err);
 /* The commit will be applied only if the stored cursor of that name equals `value`; NULL: only if there is none. */
 PLEAT_API int pleat_batch_expect_cursor(struct pleat_batch *batch, struct pleat_slice name,
@@ -316,8 +320,8 @@ enum pleat_commit_sync {
 struct pleat_commit_options {
     size_t size;          /* sizeof of this struct: set by PLEAT_COMMIT_OPTIONS */
     uint32_t sync;        /* enum pleat_commit_sync */
-    bool skip_if_applied; /* PLEAT_SKIPPED when every cursor the batch sets is <= the stored one as bytes, and of the
-                           * same incarnation as far as both are said, and none that it removes is there */
+    bool skip_if_applied; /* PLEAT_SKIPPED when the batch sets cursors, each of which is <= the stored one as bytes and
+                           * of the same incarnation as far as both are said, and none that it removes is there */
     uint8_t unused[3];
     struct pleat_cursor_value *actual; /* may be NULL; on PLEAT_ERR_MISMATCH the stored cursor of the name at fault */
     bool *actual_present;              /* may be NULL; whether there is a stored one */
@@ -523,9 +527,9 @@ struct pleat_stats {
     uint64_t compactions;
     uint64_t moves;           /* tables moved a level down without rewriting */
     uint64_t syncs;           /* of the log */
-    uint64_t table_files_open;  /* now */
-    uint64_t table_file_opens;  /* since open: first touches, and again of those that were closed meanwhile */
     struct pleat_level_stats levels[PLEAT_LEVELS]; /* over all spaces */
+    uint64_t table_files_open; /* now */
+    uint64_t table_file_opens; /* since open, those of checks included */
 };
 
 /* ret_stats->size says how much the caller has room for; fields beyond are not written. */

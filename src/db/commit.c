@@ -76,7 +76,7 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
         }
     }
     struct wal_cursor cursor;
-    bool all_applied = batch->record.cursor_count > 0;
+    bool all_applied = true, sets = false;
     size_t fresh = 0, gone = 0;
     while (wal_view_cursor(&view, &cursor) == 0) {
         const struct cursor_entry *stored = cursor_set_find(&db->cursors, cursor.name, cursor.name_bytes);
@@ -85,6 +85,7 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
             all_applied = all_applied && stored == NULL;
             continue;
         }
+        sets = true;
         fresh += stored == NULL;
         bool is_other = stored != NULL && cursor.incarnation_bytes > 0 && stored->incarnation_bytes > 0 &&
                         !commit_same(stored->incarnation, stored->incarnation_bytes, cursor.incarnation,
@@ -101,7 +102,8 @@ static int commit_check_cursors(struct pleat_db *db, struct pleat_batch *batch, 
                          db->cursors.count + fresh - gone, LIMIT_CURSORS);
     }
     *ret_fresh = fresh;
-    return options->skip_if_applied && all_applied ? PLEAT_SKIPPED : 0;
+    /* A removal alone says nothing: its cursor may be absent because it never was there. */
+    return options->skip_if_applied && sets && all_applied ? PLEAT_SKIPPED : 0;
 }
 
 static int commit_check_spaces(const struct pleat_batch *batch, struct pleat_error *err) {

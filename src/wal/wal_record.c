@@ -173,12 +173,14 @@ static uint8_t *wal_record_copy(uint8_t *p, const uint8_t *data, uint32_t bytes)
 int wal_record_set_cursor(struct wal_record *record, const struct wal_cursor *cursor, struct pleat_error *err) {
     ASSERT(cursor->name_bytes <= LIMIT_CURSOR_NAME_BYTES && cursor->value_bytes <= LIMIT_CURSOR_BYTES);
     ASSERT(cursor->incarnation_bytes <= LIMIT_INCARNATION_BYTES);
-    ASSERT(!cursor->removes || (cursor->value_bytes == 0 && cursor->incarnation_bytes == 0));
+    ASSERT(!cursor->removes ||
+           (cursor->value_bytes == 0 && cursor->incarnation_bytes == 0 && !cursor->replace_incarnation));
     size_t old_offset = 0;
     size_t old_bytes = 0;
     bool replaces = wal_record_find_cursor(record, cursor, &old_offset, &old_bytes);
     if (!replaces && record->cursor_count == LIMIT_CURSORS) {
-        return error_set(err, PLEAT_ERR_INVALID, 0, "batch sets %" PRIu32 " cursors, the limit", record->cursor_count);
+        return error_set(err, PLEAT_ERR_INVALID, 0, "batch sets or removes %" PRIu32 " cursors, the limit",
+                         record->cursor_count);
     }
     uint64_t more = (uint64_t)RECORD_CURSOR_FRAME_MAX + cursor->name_bytes + cursor->value_bytes +
                     cursor->incarnation_bytes;

@@ -301,7 +301,7 @@ static void call_commit(struct api *api) {
     if ((how & 8) != 0) {
         bool is_behind = stored->present && fuzz_order((struct pleat_slice){cursor.value, cursor.bytes},
                                                        (struct pleat_slice){stored->value, stored->bytes}) <= 0;
-        skip = removes ? !stored->present : sets && is_behind;
+        skip = sets && !removes && is_behind;
     }
     uint64_t sequence = 0;
     int rc = pleat_commit(api->db, api->batch,

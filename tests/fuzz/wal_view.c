@@ -59,6 +59,7 @@ static int write_cursors(struct wal_view view, struct wal_record *record) {
         while (wal_view_cursor(&written, &last) == 0) {
             found = found || (fuzz_equal((struct pleat_slice){last.name, last.name_bytes},
                                          (struct pleat_slice){cursor.name, cursor.name_bytes}) &&
+                              last.removes == cursor.removes &&
                               fuzz_equal((struct pleat_slice){last.value, last.value_bytes},
                                          (struct pleat_slice){cursor.value, cursor.value_bytes}));
         }

@@ -95,6 +95,7 @@ static size_t lives_incarnation_value(uint64_t incarnation, uint8_t *buffer) {
 /* What a commit does with a cursor. */
 struct lives_cursor {
     bool set;
+    bool remove;
     bool expect;
     bool replace;
     uint64_t incarnation; /* as given; 0: not said */
@@ -115,8 +116,10 @@ static void lives_cursors(uint64_t seed, const struct lives_step *step, const st
         } else if (c != 0 && draw < 3) {
             cursor->incarnation = before->incarnation[c];
         }
-        any = any || cursor->set;
+        cursor->remove = !cursor->set && random_below(&random, c == 0 ? 12 : 4) == 0;
+        any = any || cursor->set || cursor->remove;
     }
+    ret_cursors[0].remove = ret_cursors[0].remove && any;
     ret_cursors[0].set = ret_cursors[0].set || !any; /* with nothing at all it would take no sequence number */
 }
 
@@ -148,6 +151,10 @@ void lineage_push(struct lineage *lineage, uint32_t life, enum lives_kind kind, 
         }
         lives_cursors(lineage->seed, step, before, count > 0, cursors);
         for (unsigned c = 0; c < LIVES_CURSORS; c++) {
+            if (cursors[c].remove) {
+                state->cursor[c] = state->incarnation[c] = 0;
+                continue;
+            }
             state->cursor[c] = cursors[c].set ? step->stamp : state->cursor[c];
             state->incarnation[c] =
                 cursors[c].set && cursors[c].incarnation != 0 ? cursors[c].incarnation : state->incarnation[c];
@@ -225,6 +232,9 @@ static int apply_cursors(const struct lineage *lineage, const struct lives_step 
                 .replace_incarnation = cursors[c].replace,
             };
             rc = pleat_batch_set_cursor(batch, &cursor, err);
+        }
+        if (rc == 0 && cursors[c].remove) {
+            rc = pleat_batch_remove_cursor(batch, lives_cursor_name(c), err);
         }
     }
     return rc;
