@@ -238,6 +238,23 @@ Test(table_files, a_refused_open_closes_nothing_else) {
     shelf_close(&shelf);
 }
 
+/* Somebody else has them all, and none of ours is open: that is no reason to keep fewer. */
+Test(table_files, a_refusal_with_none_open_changes_nothing) {
+    struct shelf shelf;
+    shelf_open(&shelf, 6);
+    for (unsigned i = 0; i < TABLES; i++) {
+        table_close(shelf.tables[i]);
+        shelf.tables[i] = NULL;
+    }
+    struct pleat_error failure = {.code = PLEAT_ERR_IO, .os_errno = EMFILE};
+    cr_assert(!table_files_give(&shelf.room.store, &failure));
+    for (unsigned i = 0; i < TABLES; i++) {
+        shelf.tables[i] = open_table(&shelf.room, &shelf.metas[i]);
+    }
+    cr_assert_eq(handles(), 6, "%d", handles());
+    shelf_close(&shelf);
+}
+
 /* The process gets descriptors back: more are kept again, one by one. */
 Test(table_files, what_was_given_up_is_kept_again_in_time) {
     struct shelf shelf;

@@ -110,9 +110,9 @@ bool table_files_give(const struct table_store *store, const struct pleat_error 
     }
     mutex_lock(&files->mutex);
     uint32_t open = table_files_count(files);
-    uint32_t fewer = open > 2 * FILES_LEFT_TO_OTHERS ? open - FILES_LEFT_TO_OTHERS : open / 2;
-    if (fewer < files_most(files)) {
-        atomic_store_explicit(&files->most, fewer > 0 ? fewer : 1, memory_order_relaxed);
+    uint32_t fewer = open > 2 * FILES_LEFT_TO_OTHERS ? open - FILES_LEFT_TO_OTHERS : open > 1 ? open / 2 : open;
+    if (fewer > 0 && fewer < files_most(files)) { /* with none open it is not this set that took them */
+        atomic_store_explicit(&files->most, fewer, memory_order_relaxed);
     }
     struct vfs_file *victim = files_evict(files);
     mutex_unlock(&files->mutex);
