@@ -168,9 +168,12 @@ static void lookup_expect(const struct model *model, const uint8_t *image, const
     uint8_t *key = copy_of(bytes, key_bytes);
     size_t wanted = model_seek(model, key, key_bytes);
     cr_assert_eq(block_seek(image, key, key_bytes), wanted, "seek of %zu bytes", key_bytes);
-    for (uint32_t from = 0; from <= block_count(image); from++) {
-        cr_assert_eq(block_seek_from(image, from, key, key_bytes), wanted > from ? wanted : from,
-                     "seek of %zu bytes from %u", key_bytes, from);
+    uint32_t count = block_count(image), at = (uint32_t)wanted;
+    const uint32_t froms[] = {0, at / 2, at - (at > 2 ? 3 : at), at - (at > 0), at, at + (at < count), count};
+    for (size_t i = 0; i < sizeof froms / sizeof froms[0]; i++) {
+        uint32_t from = froms[i];
+        cr_assert_eq(block_seek_from(image, from, key, key_bytes), at > from ? at : from, "seek of %zu bytes from %u",
+                     key_bytes, from);
     }
     struct entry found;
     int rc = block_get(image, key, key_bytes, hash_key(key, key_bytes), &found);
