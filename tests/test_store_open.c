@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 /* ---- directories ------------------------------------------------------------------------------------------------ */
@@ -521,6 +522,29 @@ Test(open, leaves_the_standard_descriptors_to_others) {
     cr_assert_eq(status, 0);
     room_open(&room);
     cr_assert(room_holds(room.space, "k", "v"));
+    room_end(&room);
+}
+
+/* The only free descriptor is a standard one, which no file of a store may have: what was made for it goes again. */
+Test(open, a_file_that_gets_no_descriptor_leaves_nothing) {
+    struct room room;
+    room_begin(&room);
+    pid_t child = fork();
+    if (child == 0) {
+        struct vfs_dir *dir;
+        struct vfs_file *file;
+        struct pleat_error err = {0};
+        int rc = vfs_posix.dir_open(&vfs_posix, &mem_system, room.parent, VFS_DIR_EXISTING, 0, &dir, NULL);
+        int highest = rc == 0 ? fcntl(1, F_DUPFD, 3) : -1; /* the lowest free one: all below are taken */
+        struct rlimit few = {(rlim_t)highest + 1, (rlim_t)highest + 1};
+        bool is_right = highest > 0 && setrlimit(RLIMIT_NOFILE, &few) == 0 && close(0) == 0;
+        rc = vfs_posix.file_open(dir, "made", VFS_FILE_CREATE_NEW, 0600, &file, &err);
+        is_right = is_right && rc == PLEAT_ERR_IO && err.os_errno == EMFILE;
+        is_right = is_right && vfs_posix.dir_unlink(dir, "made", NULL) == PLEAT_ERR_NOT_FOUND;
+        _exit(is_right ? 0 : 1);
+    }
+    int status = child_ended(child);
+    cr_assert_eq(status, 0);
     room_end(&room);
 }
 
