@@ -80,8 +80,8 @@ size_t block_prefix_bytes(const uint8_t *image);
 int block_get(const uint8_t *image, const uint8_t *key, size_t key_bytes, uint64_t hash, struct entry *ret_entry);
 /* Index of the first entry with key >= this, block_count when there is none. */
 uint32_t block_seek(const uint8_t *image, const uint8_t *key, size_t key_bytes);
-/* The same where no entry in front of `from` is one: for an end that is near, as the entries up to there are read soon.
- * Not below `from`. */
+/* The same when all entries in front of `from` are known to be less: cheap when the answer is near, and it touches only
+ * entries that a walk from there reads anyway. */
 uint32_t block_seek_from(const uint8_t *image, uint32_t from, const uint8_t *key, size_t key_bytes);
 /* Entry i: value and attributes borrowed from the image, its key written to `key_buffer` (room for
  * LIMIT_KEY_BYTES + BLOCK_READ_BEYOND or the table's longest key + BLOCK_READ_BEYOND) unless the prefix is already

@@ -30,7 +30,6 @@
 #include "base/mem.h"
 #include "base/source.h"
 #include "cache/cache.h"
-#include "platform/thread.h"
 #include "platform/vfs.h"
 #include "pleat/pleat.h"
 #include "sstable/filter.h"
@@ -83,18 +82,7 @@ struct table_meta {
 int table_meta_copy(const struct mem *mem, const struct table_meta *from, struct table_meta *ret_to);
 void table_meta_fini(const struct mem *mem, struct table_meta *meta);
 
-struct table_file;
-
-/* Those that are open (table_files.h). */
-struct table_files {
-    struct mutex mutex; /* RANK_LEAF; guards what follows */
-    struct condition opened; /* a file was opened, or could not be */
-    uint32_t wanted; /* frozen */
-    _Atomic uint32_t most; /* now; read without the mutex as a hint, as the next */
-    _Atomic uint32_t open; /* and being opened */
-    struct table_file *hand;
-    _Atomic uint64_t opens; /* a statistic */
-};
+struct table_files;
 
 /* What tables of one store have in common; borrowed by builders and readers, must outlive them. */
 struct table_store {
@@ -102,7 +90,7 @@ struct table_store {
     struct vfs_dir *dir;
     const struct mem *mem;
     struct cache *cache;
-    struct table_files *files;
+    struct table_files *files; /* that are open: table_files.h */
     uint8_t store_id[TABLE_STORE_ID_BYTES];
     uint32_t file_mode;
     /* Told of every sync of a file in the making that failed; may be NULL. The file is given up in any case. */

@@ -53,8 +53,7 @@ static void files_count(struct table_files *files, int change) {
 
 /* ---- the ring, under the mutex ---------------------------------------------------------------------------------- */
 
-/* Behind all others, in the order of the hand. It has to be pinned once more to be passed over by it: files that are
- * read once, one behind the other, do not drive out those that are read again and again. */
+/* Behind all others, in the order of the hand, which passes over it only if it is pinned once more until then. */
 static void files_insert(struct table_files *files, struct table_file *file) {
     atomic_store_explicit(&file->is_used, false, memory_order_relaxed); /* a hint: no partner */
     if (files->hand == NULL) {

@@ -34,6 +34,19 @@
 
 #define TABLE_FILE_OPEN (1u << 31) /* in `state`, above the count of pins */
 
+struct table_file;
+
+/* The set. */
+struct table_files {
+    uint32_t wanted; /* frozen */
+    struct mutex mutex; /* RANK_LEAF; guards what follows */
+    struct condition opened; /* a file was opened, or could not be: TF5 */
+    _Atomic uint32_t most; /* now: TF4; read without the mutex as a hint, as the next */
+    _Atomic uint32_t open; /* and being opened */
+    struct table_file *hand; /* of the clock: the next in the ring to be looked at */
+    _Atomic uint64_t opens; /* a statistic */
+};
+
 /* The file of one table. */
 struct table_file {
     const struct table_store *store;
